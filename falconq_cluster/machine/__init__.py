@@ -1,0 +1,1 @@
+"""The rules of the broker, pure: (state, command, index) -> changes, results, events."""

@@ -1,0 +1,214 @@
+"""What can be proposed to the log, and what comes back when it is applied.
+
+What lives here: operations, commands and results as data, and the command's stored format.
+Rules: a log entry is `ENTRY_KIND`, version, leader's stamp, command. The command's header (origin, epoch, sequence)
+can be read without decoding its operations, since a leader never decodes them. Tags and field order are never
+reused; new fields go to the end with a default; what changes the bytes that old nodes would write needs a version
+command first (PROTOCOL.md P18).
+Must not know: the log, the network, time.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+ENTRY_KIND = 0
+"""First byte of a log entry of ours; PySyncObj's own no-op has 1."""
+ENTRY_VERSION = 1
+NO_DEADLINE = 0
+
+_ENTRY = struct.Struct("<BBQ")
+_HEADER = struct.Struct("<BHQQ")
+
+
+class CommandError(ValueError):
+    """The bytes are not a command; says where they went wrong."""
+
+
+class Operation(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="kind"):
+    """The base of all operations."""
+
+
+class Append(Operation, tag=1):
+    """Append records to one (topic, partition, level)."""
+
+    not_after_ms: int
+    """Log time after which the operation is refused as `expired` (P10); NO_DEADLINE never expires."""
+    topic: str
+    partition: int
+    level: int
+    """Position in the topic's levels, 0 is the least urgent."""
+    count: int
+    records: bytes
+    """`count` records, packed by `machine.records.pack_record`, one after the other."""
+    may_create: bool
+    """Create a missing topic with the defaults; otherwise refuse with `topic_not_found`."""
+
+
+class Pull(Operation, tag=2):
+    """Take the next messages for a consumer and move its cursors past them (autoCommit)."""
+
+    not_after_ms: int
+    topic: str
+    consumer: str
+    partition: int
+    """-1 for all partitions."""
+    count_max: int
+    bytes_max: int
+    attempt: str
+    """A repeated attempt id gets what it named the first time; empty: at most once."""
+
+
+class OpenOrigin(Operation, tag=3):
+    """A node begins a new epoch: the index of this entry (P9). Repeats of one nonce change nothing."""
+
+    node: str
+    nonce: bytes
+
+
+class Tick(Operation, tag=4):
+    """Nothing but the entry's stamp: makes what is due by log time happen."""
+
+
+class Form(Operation, tag=5):
+    """The cluster exists: its id and whose disks count (P5). Ignored when already formed."""
+
+    cluster_id: str
+    members: dict[str, str]
+    """member -> disk id; "" leaves the member vacant until a SetDisk."""
+
+
+class SetDisk(Operation, tag=6):
+    """From now on this disk counts for the member (P4). Unknown members are ignored."""
+
+    node: str
+    disk_id: str
+
+
+AnyOperation = Append | Pull | OpenOrigin | Tick | Form | SetDisk
+
+
+class Command(msgspec.Struct, frozen=True):
+    """Operations of one origin that are applied together, each judged alone."""
+
+    origin: str
+    """Empty for a command without a sequence (OpenOrigin, Tick, Form, SetDisk)."""
+    epoch: int
+    sequence: int
+    operations: list[AnyOperation]
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What a leader reads of a command."""
+
+    origin: str
+    epoch: int
+    sequence: int
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """The operation changed nothing."""
+
+    code: str
+    """A key of `errors.ERROR_CODES`."""
+    detail: str
+
+
+class Appended(msgspec.Struct, frozen=True, tag=True):
+    """Records are at base_offset .. base_offset + count - 1 of (topic, partition), in `level`."""
+
+    topic: str
+    partition: int
+    level: int
+    base_offset: int
+    count: int
+    first_id: int
+    """Message i has the id "<log index>.<first_id + i>"."""
+    timestamp_ms: int
+
+
+class Range(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """`count` consecutive offsets of one record batch."""
+
+    partition: int
+    level: int
+    batch_offset: int
+    """Base offset of the record batch that holds them."""
+    offset: int
+    count: int
+
+
+class Pulled(msgspec.Struct, frozen=True, tag=True):
+    """Ranges in delivery order; empty when nothing was there."""
+
+    topic: str
+    consumer: str
+    ranges: list[Range]
+    is_replay: bool
+    start_offsets: dict[int, int]
+    """partition -> lowest offset that had not been delivered before this pull."""
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """A command without an answer to a client took effect (or was a repeat)."""
+
+
+Result = Refused | Appended | Pulled | Done
+
+_operations_encoder = msgspec.msgpack.Encoder()
+_operations_decoder: msgspec.msgpack.Decoder[list[AnyOperation]] = msgspec.msgpack.Decoder(list[AnyOperation])
+
+
+def encode_command(command: Command) -> bytes:
+    """The command's bytes: header, then the operations."""
+    origin = command.origin.encode()
+    head = _HEADER.pack(ENTRY_VERSION, len(origin), command.epoch, command.sequence)
+    return head + origin + _operations_encoder.encode(command.operations)
+
+
+def read_header(data: bytes) -> Header:
+    """The header alone. Raises: CommandError."""
+    return _split(data)[0]
+
+
+def decode_command(data: bytes) -> Command:
+    """The whole command. Raises: CommandError."""
+    header, position = _split(data)
+    try:
+        operations = _operations_decoder.decode(memoryview(data)[position:])
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+        message = f"operations at byte {position} are not readable: {error}"
+        raise CommandError(message) from error
+    return Command(header.origin, header.epoch, header.sequence, operations)
+
+
+def encode_entry(command: bytes, stamp_ms: int) -> bytes:
+    """A log entry: the command, stamped with log time by the leader."""
+    return _ENTRY.pack(ENTRY_KIND, ENTRY_VERSION, stamp_ms) + command
+
+
+def decode_entry(entry: bytes) -> tuple[int, bytes]:
+    """(stamp_ms, command bytes) of a log entry of kind ENTRY_KIND. Raises: CommandError."""
+    if len(entry) < _ENTRY.size or entry[0] != ENTRY_KIND or entry[1] != ENTRY_VERSION:
+        message = f"log entry starts with {entry[:2].hex() or 'nothing'}, expected kind {ENTRY_KIND} version {ENTRY_VERSION}"
+        raise CommandError(message)
+    return _ENTRY.unpack_from(entry)[2], entry[_ENTRY.size :]
+
+
+def _split(data: bytes) -> tuple[Header, int]:
+    if len(data) < _HEADER.size:
+        message = f"command has {len(data)} bytes, its header needs {_HEADER.size}"
+        raise CommandError(message)
+    version, origin_length, epoch, sequence = _HEADER.unpack_from(data)
+    end = _HEADER.size + origin_length
+    if version != ENTRY_VERSION or len(data) < end:
+        message = f"command of version {version} with an origin of {origin_length} bytes is not readable here"
+        raise CommandError(message)
+    try:
+        origin = data[_HEADER.size : end].decode()
+    except UnicodeDecodeError as error:
+        message = "the origin of a command is not UTF-8"
+        raise CommandError(message) from error
+    return Header(origin, epoch, sequence), end

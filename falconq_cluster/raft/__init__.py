@@ -1,0 +1,1 @@
+"""Consensus: PySyncObj for the algorithm, everything that touches the world around it is here."""

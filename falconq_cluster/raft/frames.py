@@ -1,0 +1,251 @@
+"""Every message between two members, as data.
+
+What lives here: the frames, and their encoding (msgpack arrays whose first element is the frame's tag).
+Rules: a tag and the order of fields are never reused or changed; new fields go to the end with a default. A frame
+that cannot be decoded closes the connection: `FrameError`.
+Must not know: sockets, PySyncObj.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+
+
+class FrameError(ValueError):
+    """The bytes are not a frame of this protocol; says what is wrong."""
+
+
+class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="kind"):
+    """The base of all frames."""
+
+
+class Hello(Frame, tag=1):
+    """Who is at the other end of a connection, sent once the secret is proven."""
+
+    node: str
+    cluster_id: str
+    """Empty while the sender has not applied `formed`."""
+    disk_id: str
+    forming: bool
+    restore_id: str
+    """Empty, or the id of the recovered or restored data that the sender brings into forming."""
+    members: dict[str, str]
+    """member -> disk id on record as the sender has applied it ("" for a vacancy); member -> "" while forming."""
+    record_index: int
+    """Log index of the entry that last changed `members`; 0 while forming."""
+    wall_ms: int
+    version: int = PROTOCOL_VERSION
+
+
+class Append(Frame, tag=2):
+    """Log entries after (`previous_index`, `previous_term`), or a heartbeat when there are none."""
+
+    term: int
+    epoch: int
+    """Counts the leader's resets for this peer; echoed, so that a reset is not done twice (RAFT.md L1)."""
+    previous_index: int
+    previous_term: int
+    commit_index: int
+    entries: list[tuple[bytes, int, int]]
+    """(command, index, term), contiguous."""
+
+
+class AppendReply(Frame, tag=3):
+    """What a follower holds, synced, after an Append."""
+
+    term: int
+    epoch: int
+    next_index: int
+    reset: bool
+    success: bool
+    applied_index: int
+    applied_hash: bytes
+    """Rolling hash of what the sender's machine wrote up to `applied_index` (PROTOCOL.md P18)."""
+
+
+class RequestVote(Frame, tag=4):
+    term: int
+    last_index: int
+    last_term: int
+    is_transfer: bool
+
+
+class Vote(Frame, tag=5):
+    term: int
+
+
+class PreVote(Frame, tag=6):
+    """Would you vote for me at `term`? Changes nothing at the receiver."""
+
+    term: int
+    last_index: int
+    last_term: int
+    round: int
+
+
+class PreVoteReply(Frame, tag=7):
+    term: int
+    round: int
+    granted: bool
+
+
+class Keepalive(Frame, tag=8):
+    """The leader lives; promises nothing about the log."""
+
+    term: int
+    round: int
+    log_time_ms: int
+
+
+class KeepaliveReply(Frame, tag=9):
+    term: int
+    round: int
+
+
+class StaleTerm(Frame, tag=10):
+    """The receiver of an Append or Keepalive is at a higher term (PROTOCOL.md P6)."""
+
+    term: int
+
+
+class TimeoutNow(Frame, tag=11):
+    """Campaign at once: the leader hands over."""
+
+    term: int
+
+
+class Status(Frame, tag=12):
+    """A Hello's changing part, sent again whenever it changes."""
+
+    cluster_id: str
+    forming: bool
+    restore_id: str
+    members: dict[str, str]
+    record_index: int
+    wall_ms: int
+    heard_all: bool
+    """Sender has heard every configured member while all were forming (PROTOCOL.md P5)."""
+
+
+class Forward(Frame, tag=13):
+    """A command of the sender for the leader's log (PROTOCOL.md P9)."""
+
+    epoch: int
+    sequence: int
+    command: bytes
+
+
+class Expected(Frame, tag=14):
+    """The leader needs `sequence` next from this origin; it dropped what came instead."""
+
+    term: int
+    epoch: int
+    sequence: int
+
+
+class Propose(Frame, tag=15):
+    """A command without a sequence (an origin's opening); repeated until it is applied."""
+
+    command: bytes
+
+
+class FreshIndexQuery(Frame, tag=16):
+    """Which index has the leader committed by now?"""
+
+    round: int
+
+
+class FreshIndex(Frame, tag=17):
+    round: int
+    term: int
+    index: int
+
+
+class SnapshotOffer(Frame, tag=18):
+    """The leader's log no longer reaches back to you: pull a snapshot."""
+
+    term: int
+    index: int
+    """At least this index will be in the snapshot."""
+
+
+class SnapshotFetch(Frame, tag=19):
+    """Bulk: give me chunk `number` of transfer `transfer_id`; number 0 starts it."""
+
+    transfer_id: int
+    number: int
+
+
+class SnapshotChunk(Frame, tag=20):
+    """Bulk: consecutive pairs of the store; the last chunk is empty and carries the totals."""
+
+    transfer_id: int
+    number: int
+    index: int
+    term: int
+    """(index, term) that the snapshot has applied."""
+    pairs: list[tuple[bytes, bytes]]
+    is_last: bool
+    digest: bytes
+    """blake2b-128 over all pairs so far."""
+
+
+class SnapshotFailed(Frame, tag=21):
+    """Bulk: the transfer is over without success; start again."""
+
+    transfer_id: int
+    reason: str
+
+
+class SnapshotInstalled(Frame, tag=22):
+    term: int
+    index: int
+
+
+class HashQuery(Frame, tag=23):
+    """What was your rolling hash at `index`?"""
+
+    index: int
+
+
+class HashReply(Frame, tag=24):
+    index: int
+    digest: bytes
+    """Empty when the sender no longer knows."""
+
+
+class Diverged(Frame, tag=25):
+    """The leader and a majority wrote something else than you up to `index`: stop."""
+
+    index: int
+
+
+_KINDS = (
+    Hello, Append, AppendReply, RequestVote, Vote, PreVote, PreVoteReply, Keepalive, KeepaliveReply, StaleTerm,
+    TimeoutNow, Status, Forward, Expected, Propose, FreshIndexQuery, FreshIndex, SnapshotOffer, SnapshotFetch,
+    SnapshotChunk, SnapshotFailed, SnapshotInstalled, HashQuery, HashReply, Diverged,
+)  # fmt: skip
+AnyFrame = (
+    Hello | Append | AppendReply | RequestVote | Vote | PreVote | PreVoteReply | Keepalive | KeepaliveReply | StaleTerm
+    | TimeoutNow | Status | Forward | Expected | Propose | FreshIndexQuery | FreshIndex | SnapshotOffer | SnapshotFetch
+    | SnapshotChunk | SnapshotFailed | SnapshotInstalled | HashQuery | HashReply | Diverged
+)  # fmt: skip
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame)
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """The frame's bytes, without a length prefix."""
+    return _encoder.encode(frame)
+
+
+def decode_frame(data: bytes | memoryview) -> AnyFrame:
+    """The frame in `data`. Raises: FrameError."""
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+        message = f"not a frame of protocol version {PROTOCOL_VERSION}: {error}"
+        raise FrameError(message) from error
