@@ -1,0 +1,136 @@
+"""What the gateway asks of the broker, and what it gets back.
+
+What lives here: requests and answers as data, with the field meanings of the HTTP contract.
+Rules: a request carries its deadline in `Clock.monotonic_ms` and has valid names and numbers: what can be judged
+without the topic was judged by the gateway. Whatever goes wrong is a `FalconQError` from the call, never a field.
+Must not know: HTTP, asyncio, the log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+ORDER_OFFSET = "offset"
+ORDER_DELIVERY = "delivery"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishRequest:
+    """One message for one topic."""
+
+    topic: str
+    message: bytes
+    """The message as JSON text, kept byte for byte."""
+    priority: str | int | None = None
+    """A level's name or its position (more is more urgent); None is the least urgent."""
+    partition_key: str | None = None
+    partition: int | None = None
+    """Wins over the key; None picks one by the key, or round robin without a key."""
+    headers: bytes | None = None
+    """A JSON object, kept byte for byte."""
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """The message is on the disks of a majority, at this place."""
+
+    topic: str
+    partition: int
+    offset: int
+    priority: str
+    """Name of the level."""
+    level: int
+    """Position of the level, 0 is the least urgent."""
+    id: str
+    index: int
+    """Log index of the command that appended it."""
+    timestamp_ms: int
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumeRequest:
+    """The next messages for a consumer; its cursors move past them."""
+
+    topic: str
+    consumer: str
+    batch: int = 1
+    partition: int | None = None
+    """None takes from all partitions."""
+    wait_ms: int = 0
+    """How long an empty answer may be held back for messages to come; bounded by the deadline as well."""
+    attempt: str = ""
+    """A repeated attempt gets the batch that it named first; empty is at most once."""
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeekRequest:
+    """A look at what is stored; changes nothing."""
+
+    topic: str
+    batch: int = 1
+    partition: int | None = None
+    """None looks at all partitions, one after the other in offset order."""
+    offset: int | None = None
+    """Lowest offset to show; None begins with the oldest that is stored."""
+    at_ms: int | None = None
+    """Show nothing that was published before this time (ms since 1970); with `offset` both must hold."""
+    order: str = ORDER_OFFSET
+    """ORDER_OFFSET, or ORDER_DELIVERY: as a new consumer would get them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One stored message as it is shown."""
+
+    id: str
+    message: bytes
+    """JSON text, as published."""
+    priority: str
+    """Name of the level."""
+    level: int
+    """Position of the level, 0 is the least urgent."""
+    offset: int
+    partition: int
+    timestamp_ms: int
+    headers: bytes | None
+    """JSON object as published, or None."""
+    partition_key: str | None
+    delivery_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The envelope of consume and peek."""
+
+    topic: str
+    consumer: str | None
+    """None for a peek."""
+    partition: int | None
+    """The partition that was asked, or the only one; None over several, and then so are both offsets and cursor."""
+    messages: list[Message]
+    start_offset: int | None
+    """consume: lowest offset not delivered before this batch; peek: lowest offset that was looked at."""
+    next_offset: int | None
+    """consume: lowest offset not delivered yet; peek: where the next page begins."""
+    cursor: dict[str, int] | None = None
+    """consume: level name -> offset behind the last one delivered of that level; None for a peek."""
+    pending: dict[str, int] | None = None
+    """consume: level name -> messages not delivered yet, over the partitions asked; None for a peek."""
+    index: int
+    """Log index that the answer shows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionStatus:
+    """One partition of a topic as this node sees it."""
+
+    id: int
+    leader: str | None
+    first_offset: int
+    next_offset: int
+    bytes: int
+    depth: dict[str, int] = field(default_factory=dict)
+    """Level name -> messages stored."""
