@@ -1,0 +1,134 @@
+"""What a node says about itself: log lines and metrics.
+
+What lives here: the log's shape, and every metric with its name.
+Rules: a log event is a stable name in the past tense with fields, on stderr; never a body, key or token. A metric is
+`falconq_<noun>_<unit>[_total]` with labels of few values, and has a row in docs/metrics.md. Consensus and storage
+carry the label `shard`.
+Must not know: who counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, TextIO
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+METRICS_CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+SHARD = "shard-0"
+"""The one Raft group there is."""
+
+LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Seconds: a local sync is about 1 ms, a client gives up after 10 s, a long poll ends after 20 s."""
+SYNC_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""Seconds: from a fast SSD to the point where a leader steps down (sync_stall_ms)."""
+
+
+def configure_logging(*, level: str, log_format: str, stream: TextIO | None = None, **fields: str) -> None:
+    """From now on all log lines of the process have this shape, and `fields` in each of them."""
+    stream = stream or sys.stderr
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    renderer: Any = structlog.processors.JSONRenderer()
+    if log_format == "console":
+        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(**fields)
+    # Libraries speak through the standard library; their lines get the same shape.
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
+    logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
+
+
+class Metrics:
+    """Every metric of a node, in a registry that is handed in."""
+
+    def __init__(self, registry: CollectorRegistry, *, shard: str = SHARD) -> None:
+        self._registry = registry
+        self._shard = shard
+        self._before_scrape: list[Callable[[], None]] = []
+        self._http(registry)
+        self._broker()
+        self._raft()
+        self._disk()
+
+    def _http(self, registry: CollectorRegistry) -> None:
+        self.http_requests = Counter(
+            "falconq_http_requests_total", "Answered requests.", ["route", "status"], registry=registry
+        )
+        self.http_latency = Histogram(
+            "falconq_http_latency_seconds",
+            "From the request's headers to its answer.",
+            ["route"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.http_inflight = Gauge("falconq_http_inflight_requests", "Requests in progress.", registry=registry)
+        self.http_open = Gauge("falconq_http_open_connections", "Open client connections.", registry=registry)
+
+    def _broker(self) -> None:
+        self.published = self._counter("falconq_published_messages_total", "Messages acknowledged by this node.")
+        self.delivered = self._counter("falconq_delivered_messages_total", "Messages delivered by this node.")
+        self.commands = self._counter("falconq_broker_commands_total", "Own commands that were applied.")
+        self.operations = self._counter("falconq_broker_operations_total", "Own operations that were applied.")
+        self.rewinds = self._counter("falconq_broker_rewinds_total", "Times that commands were sent again.")
+        self.repeats = self._counter("falconq_broker_repeats_total", "Commands that were applied already.")
+        self.waiting = self._gauge("falconq_broker_waiting_operations", "Operations that wait to be sent.")
+        self.outstanding = self._gauge("falconq_broker_outstanding_commands", "Own commands that aren't applied yet.")
+        self.polls = self._gauge("falconq_broker_waiting_polls", "Consume requests that wait for a message.")
+
+    def _raft(self) -> None:
+        self.term = self._gauge("falconq_raft_current_term", "The term.")
+        self.is_leader = self._gauge("falconq_raft_is_leader", "1 on the leader, else 0.")
+        self.commit_index = self._gauge("falconq_raft_commit_index", "Last committed index.")
+        self.applied_index = self._gauge("falconq_raft_applied_index", "Last applied index.")
+        self.elections = self._counter("falconq_raft_elections_total", "Elections that this node began.")
+        self.snapshots_sent = self._counter("falconq_raft_sent_snapshots_total", "Snapshots sent whole.")
+        self.snapshots_installed = self._counter("falconq_raft_installed_snapshots_total", "Snapshots installed.")
+        self.peers_connected = self._gauge("falconq_raft_connected_peers", "Other members that are connected.")
+        self.log_time_skew = self._gauge(
+            "falconq_raft_log_time_skew_seconds", "Log time minus the wall clock of this node."
+        )
+
+    def _disk(self) -> None:
+        self.journal_syncs = self._counter("falconq_journal_syncs_total", "Journal groups synced (fdatasync).")
+        self.journal_sync_latency = Histogram(
+            "falconq_journal_sync_seconds",
+            "Time to write and sync a group.",
+            ["shard"],
+            buckets=SYNC_BUCKETS,
+            registry=self._registry,
+        ).labels(self._shard)
+        self.journal_bytes = self._gauge("falconq_journal_size_bytes", "Journal files on disk.")
+        self.store_bytes = self._gauge("falconq_store_size_bytes", "Store files on disk.")
+
+    def _counter(self, name: str, meaning: str) -> Counter:
+        return Counter(name, meaning, ["shard"], registry=self._registry).labels(self._shard)
+
+    def _gauge(self, name: str, meaning: str) -> Gauge:
+        return Gauge(name, meaning, ["shard"], registry=self._registry).labels(self._shard)
+
+    def before_scrape(self, update: Callable[[], None]) -> None:
+        """Run `update` before each scrape: for gauges that are cheaper to read than to keep."""
+        self._before_scrape.append(update)
+
+    def scrape(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        for update in self._before_scrape:
+            update()
+        return generate_latest(self._registry)
