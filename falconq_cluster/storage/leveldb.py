@@ -1,0 +1,139 @@
+"""The store of a node: LevelDB, with what survives a power loss made exact.
+
+What lives here: the only use of plyvel.
+Rules (PROTOCOL.md P1): writes are not synced, and LevelDB's own `*.log` files are removed before opening, since
+they may have holes after a power loss; what is left, the tables, is a prefix of the writes, and the Raft journal
+replays the rest. `flush` turns all that was written before it into tables, and raises when it can't tell that it did.
+Must not know: what the bytes mean, the journal.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import plyvel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from falconq_cluster.storage.store import Change
+
+_KEY_SPACE_END = b"\xff" * 32
+"""No table covers it, so compacting this range only flushes."""
+
+_FLUSH_ATTEMPTS = 5
+"""A log of a finished flush may be seen for the moment before it is unlinked; flushing once more waits for that."""
+
+
+class _LevelReader:
+    def __init__(self, source: Any) -> None:
+        self._source = source
+
+    def get(self, key: bytes) -> bytes | None:
+        value: bytes | None = self._source.get(key)
+        return value
+
+    def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        if start >= stop:
+            return iter(())
+        pairs: Iterator[tuple[bytes, bytes]] = self._source.iterator(start=start, stop=stop, reverse=reverse)
+        return pairs
+
+    def scan_keys(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[bytes]:
+        if start >= stop:
+            return iter(())
+        keys: Iterator[bytes] = self._source.iterator(start=start, stop=stop, reverse=reverse, include_value=False)
+        return keys
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class LevelStore(_LevelReader):
+    """Fulfils `Store` on a directory that nobody else has open."""
+
+    def __init__(self, path: str, database: Any) -> None:
+        super().__init__(database)
+        self._path = path
+
+    @classmethod
+    def open(
+        cls, path: str, *, write_buffer_bytes: int = 16 * 1024 * 1024, cache_bytes: int = 64 * 1024 * 1024
+    ) -> LevelStore:
+        """Open or create the store at its last durable prefix.
+
+        Raises: OSError (also when another process has it open), plyvel.Error when tables are damaged.
+        """
+        Path(path).mkdir(parents=True, exist_ok=True)
+        for log in _log_files(path):
+            log.unlink()
+        database = plyvel.DB(
+            path,
+            create_if_missing=True,
+            write_buffer_size=write_buffer_bytes,
+            lru_cache_size=cache_bytes,
+            bloom_filter_bits=10,
+        )
+        return cls(path, database)
+
+    def write(self, changes: Sequence[Change]) -> None:
+        with self._source.write_batch(transaction=True) as batch:
+            for key, value in changes:
+                if value is None:
+                    batch.delete(key)
+                else:
+                    batch.put(key, value)
+
+    def flush(self) -> None:
+        """Block until every batch written before the call is in a synced table that the manifest names.
+
+        LevelDB drops the status of this kind of flush (a log that can't be created, a full disk), but it unlinks a
+        log only when its writes are in a table: the flush is done when the logs that were there before it are gone.
+        Raises: OSError.
+        """
+        before = _log_files(self._path)
+        for _attempt in range(_FLUSH_ATTEMPTS):
+            self._source.compact_range(start=_KEY_SPACE_END, stop=_KEY_SPACE_END)
+            # An empty batch changes nothing, but is refused once a background write has failed.
+            self._source.write_batch().write()
+            if before and not before & _log_files(self._path):
+                return
+        raise OSError(errno.EIO, "LevelDB did not finish a flush; see its LOG file", self._path)
+
+    def snapshot(self) -> _LevelReader:
+        return _LevelReader(self._source.snapshot())
+
+    def approximate_bytes(self, start: bytes, stop: bytes) -> int:
+        if start >= stop:
+            return 0
+        size: int = self._source.approximate_size(start, stop)
+        return size
+
+    @property
+    def level0_file_count(self) -> int:
+        """Tables not yet merged; LevelDB slows writers down from 8 and stops them at 12."""
+        return int(self._source.get_property(b"leveldb.num-files-at-level0"))
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of all files of the store."""
+        total = 0
+        with os.scandir(self._path) as entries:
+            for entry in entries:
+                try:
+                    total += entry.stat().st_size
+                except FileNotFoundError:  # a compaction removed it meanwhile
+                    continue
+        return total
+
+    def close(self) -> None:
+        if not self._source.closed:
+            self.flush()
+            self._source.close()
+
+
+def _log_files(path: str) -> set[Path]:
+    return set(Path(path).glob("*.log"))
