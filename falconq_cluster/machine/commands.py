@@ -31,7 +31,7 @@ class Operation(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_fiel
     """The base of all operations."""
 
 
-class Append(Operation, tag=1):
+class Append(Operation, frozen=True, tag=1):
     """Append records to one (topic, partition, level)."""
 
     not_after_ms: int
@@ -47,7 +47,7 @@ class Append(Operation, tag=1):
     """Create a missing topic with the defaults; otherwise refuse with `topic_not_found`."""
 
 
-class Pull(Operation, tag=2):
+class Pull(Operation, frozen=True, tag=2):
     """Take the next messages for a consumer and move its cursors past them (autoCommit)."""
 
     not_after_ms: int
@@ -61,18 +61,18 @@ class Pull(Operation, tag=2):
     """A repeated attempt id gets what it named the first time; empty: at most once."""
 
 
-class OpenOrigin(Operation, tag=3):
+class OpenOrigin(Operation, frozen=True, tag=3):
     """A node begins a new epoch: the index of this entry (P9). Repeats of one nonce change nothing."""
 
     node: str
     nonce: bytes
 
 
-class Tick(Operation, tag=4):
+class Tick(Operation, frozen=True, tag=4):
     """Nothing but the entry's stamp: makes what is due by log time happen."""
 
 
-class Form(Operation, tag=5):
+class Form(Operation, frozen=True, tag=5):
     """The cluster exists: its id and whose disks count (P5). Ignored when already formed."""
 
     cluster_id: str
@@ -80,7 +80,7 @@ class Form(Operation, tag=5):
     """member -> disk id; "" leaves the member vacant until a SetDisk."""
 
 
-class SetDisk(Operation, tag=6):
+class SetDisk(Operation, frozen=True, tag=6):
     """From now on this disk counts for the member (P4). Unknown members are ignored."""
 
     node: str
@@ -178,7 +178,8 @@ def decode_command(data: bytes) -> Command:
     header, position = _split(data)
     try:
         operations = _operations_decoder.decode(memoryview(data)[position:])
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        # ValueError: a string that is not UTF-8.
         message = f"operations at byte {position} are not readable: {error}"
         raise CommandError(message) from error
     return Command(header.origin, header.epoch, header.sequence, operations)
@@ -192,7 +193,8 @@ def encode_entry(command: bytes, stamp_ms: int) -> bytes:
 def decode_entry(entry: bytes) -> tuple[int, bytes]:
     """(stamp_ms, command bytes) of a log entry of kind ENTRY_KIND. Raises: CommandError."""
     if len(entry) < _ENTRY.size or entry[0] != ENTRY_KIND or entry[1] != ENTRY_VERSION:
-        message = f"log entry starts with {entry[:2].hex() or 'nothing'}, expected kind {ENTRY_KIND} version {ENTRY_VERSION}"
+        start = entry[:2].hex() or "nothing"
+        message = f"log entry starts with {start}, expected kind {ENTRY_KIND} version {ENTRY_VERSION}"
         raise CommandError(message)
     return _ENTRY.unpack_from(entry)[2], entry[_ENTRY.size :]
 

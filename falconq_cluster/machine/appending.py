@@ -1,0 +1,88 @@
+"""Append: records enter a level and get their offsets.
+
+What lives here: the Append operation, and the creation of a topic by its first message.
+Rules: offsets of a partition are dense over all its levels and are given in the order of operations; nothing is
+changed unless the whole operation is accepted. The records are stored as they came, unread.
+Must not know: what is in a record.
+"""
+
+from __future__ import annotations
+
+from falconq_cluster.machine import keys
+from falconq_cluster.machine.commands import Append, Appended, Refused
+from falconq_cluster.machine.events import LevelGrew, TopicChanged
+from falconq_cluster.machine.keys import Batch
+from falconq_cluster.machine.names import is_name
+from falconq_cluster.machine.records import RECORD_BYTES_MIN, pack_batch
+from falconq_cluster.machine.rows import TopicConfig
+from falconq_cluster.machine.state import TopicState, new_topic
+from falconq_cluster.machine.turn import Turn
+
+_DEFAULTS = TopicConfig()
+
+
+def append(turn: Turn, operation: Append) -> Appended | Refused:
+    """Stores the records behind all that the partition holds, or changes nothing."""
+    topic = turn.state.topics.get(operation.topic)
+    refusal = _refusal(turn, operation, topic)
+    if refusal is not None:
+        return refusal
+    if topic is None:
+        topic = _create(turn, operation.topic)
+    partition = topic.partitions[operation.partition]
+    level = partition.levels[operation.level]
+    base, count, size = partition.next_offset, operation.count, len(operation.records)
+    first_id = turn.message_count
+    value = pack_batch(count, turn.index, first_id, turn.log_time_ms, operation.records)
+    turn.changes.append((keys.batch_key(level.prefix, base, count, size), value))
+    level.tail.append(Batch(base, count, size))
+    level.appended_count += count
+    level.appended_bytes += size
+    partition.next_offset = base + count
+    turn.message_count = first_id + count
+    turn.partition_changed(topic, partition)
+    turn.events.append(LevelGrew(topic.name, partition.number, operation.level))
+    return Appended(
+        topic=topic.name,
+        partition=partition.number,
+        level=operation.level,
+        base_offset=base,
+        count=count,
+        first_id=first_id,
+        timestamp_ms=turn.log_time_ms,
+    )
+
+
+def _refusal(turn: Turn, operation: Append, topic: TopicState | None) -> Refused | None:
+    if turn.is_expired(operation.not_after_ms):
+        return Refused("expired", f"the time to append ran out at {operation.not_after_ms}, it is {turn.log_time_ms}")
+    if topic is None:
+        if not operation.may_create:
+            return Refused("topic_not_found", f"there is no topic {operation.topic!r}")
+        if not is_name(operation.topic):
+            return Refused("bad_request", f"{operation.topic[:200]!r} can't be the name of a topic")
+        if len(turn.state.topics) >= turn.limits.topics_max:
+            return Refused("overloaded", f"there are {turn.limits.topics_max} topics, the most there may be")
+    config = _DEFAULTS if topic is None else topic.config
+    if not 0 <= operation.partition < config.partitions:
+        return Refused(
+            "unknown_partition",
+            f"topic {operation.topic!r} has {config.partitions} partitions, none has the number {operation.partition}",
+        )
+    if not 0 <= operation.level < len(config.levels):
+        return Refused(
+            "unknown_priority",
+            f"topic {operation.topic!r} has the levels {', '.join(config.levels)}, none is number {operation.level}",
+        )
+    # Whoever packed the records counted them; reading them here would cost every node, for every message.
+    if operation.count < 1 or len(operation.records) < operation.count * RECORD_BYTES_MIN:
+        return Refused("bad_request", f"{len(operation.records)} bytes can't hold {operation.count} records")
+    return None
+
+
+def _create(turn: Turn, name: str) -> TopicState:
+    topic = new_topic(name, turn.next_number(), turn.log_time_ms, _DEFAULTS)
+    turn.state.topics[name] = topic
+    turn.put(keys.topic_key(name), topic.row())
+    turn.events.append(TopicChanged(name))
+    return topic

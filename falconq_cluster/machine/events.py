@@ -1,0 +1,43 @@
+"""What an applied command means to those who wait, as data.
+
+What lives here: the events that `apply` gives out beside results.
+Rules: events say only what changed; they hold for every node that applies the entry, whoever proposed it.
+Must not know: who listens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TopicChanged:
+    """A topic was created or its settings changed."""
+
+    topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class LevelGrew:
+    """Messages were appended: long polls may have something."""
+
+    topic: str
+    partition: int
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class OriginOpened:
+    """A node has a new epoch. If the nonce is not its latest, the node opens again."""
+
+    node: str
+    nonce: bytes
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class MembersChanged:
+    """The cluster formed, or another disk counts for a member."""
+
+
+Event = TopicChanged | LevelGrew | OriginOpened | MembersChanged

@@ -1,0 +1,123 @@
+"""Where everything stands in the store.
+
+What lives here: the table of key prefixes, and the functions that build and read keys.
+
+    01                                                           meta: applied index, term, log time, rolling hash
+    02                                                           cluster: id, members and their disks
+    03 node                                                      origin
+    10 topic name                                                topic: number, configuration
+    11 topic number, partition                                   partition: offsets and counts per level
+    12 topic number, consumer name                               consumer: number, where its turn stands
+    13 topic number, consumer number, partition                  cursors of the partition, one per level
+    14 topic number, consumer number, attempt number             what a pull's attempt was given
+    20 topic number, partition, level, base offset, count, size  record batch
+
+Rules: numbers are big-endian, so key order is delivery order within a level. A prefix is never reused. Names stand
+only in the keys that give them a number (P12): deleting a name unlinks what it numbered, and a new thing of the same
+name inherits nothing. A batch's count and size in bytes are in its key, so that a pull reads no values.
+Must not know: what the values hold.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+META = b"\x01"
+CLUSTER = b"\x02"
+ORIGIN = b"\x03"
+TOPIC = b"\x10"
+PARTITION = b"\x11"
+CONSUMER = b"\x12"
+CURSOR = b"\x13"
+ATTEMPT = b"\x14"
+BATCH = b"\x20"
+
+_TOPIC_PART = struct.Struct(">QI")
+_TOPIC_THING = struct.Struct(">QQ")
+_CURSOR = struct.Struct(">QQI")
+_ATTEMPT = struct.Struct(">QQQ")
+_LEVEL = struct.Struct(">cQIB")
+_BATCH_TAIL = struct.Struct(">QII")
+_OFFSET = struct.Struct(">Q")
+
+
+class Batch(NamedTuple):
+    """One record batch of a level, as its key tells it."""
+
+    base: int
+    """Offset of its first record; those of the others follow without a gap."""
+    record_count: int
+    size: int
+    """Bytes of its packed records."""
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """The first key behind all keys that start with the prefix, whose last byte is below ff."""
+    return prefix[:-1] + bytes((prefix[-1] + 1,))
+
+
+def origin_key(node: str) -> bytes:
+    return ORIGIN + node.encode()
+
+
+def topic_key(name: str) -> bytes:
+    return TOPIC + name.encode()
+
+
+def partition_key(topic: int, partition: int) -> bytes:
+    return PARTITION + _TOPIC_PART.pack(topic, partition)
+
+
+def read_partition_key(key: bytes) -> tuple[int, int]:
+    """(topic number, partition)."""
+    topic, partition = _TOPIC_PART.unpack_from(key, 1)
+    return topic, partition
+
+
+def consumer_key(topic: int, name: str) -> bytes:
+    return CONSUMER + topic.to_bytes(8, "big") + name.encode()
+
+
+def read_consumer_key(key: bytes) -> tuple[int, str]:
+    """(topic number, consumer name)."""
+    return int.from_bytes(key[1:9], "big"), key[9:].decode()
+
+
+def cursor_key(topic: int, consumer: int, partition: int) -> bytes:
+    return CURSOR + _CURSOR.pack(topic, consumer, partition)
+
+
+def read_cursor_key(key: bytes) -> tuple[int, int, int]:
+    """(topic number, consumer number, partition)."""
+    topic, consumer, partition = _CURSOR.unpack_from(key, 1)
+    return topic, consumer, partition
+
+
+def attempt_key(topic: int, consumer: int, number: int) -> bytes:
+    return ATTEMPT + _ATTEMPT.pack(topic, consumer, number)
+
+
+def read_attempt_key(key: bytes) -> tuple[int, int, int]:
+    """(topic number, consumer number, attempt number)."""
+    topic, consumer, number = _ATTEMPT.unpack_from(key, 1)
+    return topic, consumer, number
+
+
+def level_prefix(topic: int, partition: int, level: int) -> bytes:
+    """What the keys of all record batches of one level start with."""
+    return _LEVEL.pack(BATCH, topic, partition, level)
+
+
+def batch_key(prefix: bytes, base: int, count: int, size: int) -> bytes:
+    """The key of a record batch of the level with this prefix."""
+    return prefix + _BATCH_TAIL.pack(base, count, size)
+
+
+def batches_from(prefix: bytes, base: int) -> bytes:
+    """The key at which the level's batches with a base offset of at least `base` start."""
+    return prefix + _OFFSET.pack(base)
+
+
+def read_batch_key(key: bytes) -> Batch:
+    return Batch._make(_BATCH_TAIL.unpack_from(key, _LEVEL.size))

@@ -1,0 +1,135 @@
+"""What the store holds beside messages, as data, and its stored format.
+
+What lives here: one Struct for each kind of stored value.
+Rules: a stored value is a version byte and a msgpack array of the Struct's fields. Fields are never reordered,
+reused or removed; new ones go to the end with a default, so version 1 reads what older nodes wrote. What changes the
+bytes that older nodes would write is switched on by a version command first (P18). Maps are written in key order.
+Must not know: keys, how the machine holds this in memory.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from falconq_cluster.errors import CorruptionError
+from falconq_cluster.machine.commands import Range
+
+ROW_VERSION = 1
+
+_VERSION_BYTE = bytes((ROW_VERSION,))
+_encoder = msgspec.msgpack.Encoder(order="deterministic")
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The base of all stored values."""
+
+
+class MetaRow(Row, frozen=True):
+    """How far this store has come."""
+
+    applied_index: int
+    applied_term: int
+    log_time_ms: int
+    digest: bytes
+    """Rolling hash of all that was written up to the applied index (P18)."""
+
+
+class ClusterRow(Row, frozen=True):
+    """Who the cluster is; absent while it is forming (P5)."""
+
+    cluster_id: str
+    members: dict[str, str]
+    """member -> disk id, "" for a vacancy."""
+    record_index: int
+    """Log index of the entry that last changed `members`."""
+
+
+class OriginRow(Row, frozen=True):
+    """How far the commands of one origin are applied (P9)."""
+
+    epoch: int
+    last_sequence: int
+    nonce: bytes
+
+
+class TopicConfig(Row, frozen=True):
+    """The settings of a topic; the defaults are those of a topic that a publish creates."""
+
+    partitions: int = 1
+    levels: tuple[str, ...] = ("low", "high")
+    """Least to most urgent, 1 to 16 names."""
+
+
+class TopicRow(Row, frozen=True):
+    number: int
+    created_ms: int
+    config: TopicConfig
+
+
+class LevelCounts(Row, frozen=True):
+    """All that was ever appended to one level of a partition."""
+
+    appended_count: int
+    appended_bytes: int
+
+
+class PartitionRow(Row, frozen=True):
+    first_offset: int
+    """Lowest offset that is still stored."""
+    next_offset: int
+    levels: list[LevelCounts]
+
+
+class ConsumerRow(Row, frozen=True):
+    number: int
+    created_ms: int
+    last_partition: int
+    """The partition that was served last; ties go to the one after it (P16). -1 before the first."""
+
+
+class CursorPosition(Row, frozen=True):
+    """Where a consumer stands in one level of a partition."""
+
+    batch_offset: int
+    """Base offset of the record batch in which `next_offset` lies; equal to it between two batches."""
+    next_offset: int
+    """No message of this level at or behind it was delivered, all before it were."""
+    delivered_count: int
+
+
+class CursorRow(Row, frozen=True):
+    """A consumer's cursors in one partition, one per level. Absent: all at 0."""
+
+    levels: list[CursorPosition]
+
+
+class AttemptRow(Row, frozen=True):
+    """What a pull was given, for a repeat of it."""
+
+    attempt: str
+    made_ms: int
+    """Log time of the first try."""
+    ranges: list[Range]
+    start_offsets: list[tuple[int, int]]
+    """(partition, lowest offset that had not been delivered), in the order of service."""
+
+
+RowT = TypeVar("RowT", bound=Row)
+
+
+def encode_row(row: Row) -> bytes:
+    return _VERSION_BYTE + _encoder.encode(row)
+
+
+def decode_row(data: bytes, kind: type[RowT]) -> RowT:
+    """The row. Raises: CorruptionError."""
+    if data[:1] != _VERSION_BYTE:
+        message = f"a stored {kind.__name__} has version {data[:1].hex() or 'nothing'}, this node reads {ROW_VERSION}"
+        raise CorruptionError(message)
+    try:
+        return msgspec.msgpack.decode(memoryview(data)[1:], type=kind)
+    except (msgspec.MsgspecError, ValueError) as error:
+        message = f"a stored {kind.__name__} is not readable: {error}"
+        raise CorruptionError(message) from error

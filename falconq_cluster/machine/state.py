@@ -1,0 +1,224 @@
+"""The machine's state in memory: what the store holds, without the messages.
+
+What lives here: the state's classes, reading them from a store, and finding record batches.
+Rules: everything here can be rebuilt from the store and is equal on all nodes at the same index, except `tail`: a
+cache of the newest batches of a level, which holds at least those of the command that is being applied (the store
+does not have them yet).
+Must not know: commands, and who writes changes to the store.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from falconq_cluster.machine import keys
+from falconq_cluster.machine.keys import Batch
+from falconq_cluster.machine.rows import (
+    AttemptRow,
+    ClusterRow,
+    ConsumerRow,
+    CursorPosition,
+    CursorRow,
+    LevelCounts,
+    OriginRow,
+    PartitionRow,
+    TopicConfig,
+    TopicRow,
+    decode_row,
+)
+from falconq_cluster.storage.store import Reader
+
+TAIL_KEPT_COUNT = 32
+"""Batches of a level that stay in memory; enough that a consumer which keeps up never scans the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineLimits:
+    """Bounds of the state. Part of the rules: the same on all nodes, and changed only by a version command (P18)."""
+
+    topics_max: int = 100_000
+    consumers_per_topic_max: int = 10_000
+    attempts_per_consumer_max: int = 16
+    attempt_ms: int = 300_000
+    """How long an attempt is remembered, in log time. Published."""
+    pull_count_max: int = 1000
+    """P12: the ranges of one pull stay small enough for one command."""
+
+
+@dataclass(slots=True)
+class OriginState:
+    """How far the commands of one origin are applied (P9)."""
+
+    epoch: int
+    last_sequence: int
+    nonce: bytes
+
+
+@dataclass(slots=True)
+class Cursor:
+    """Where a consumer stands in one level; the fields are those of `rows.CursorPosition`."""
+
+    batch_offset: int = 0
+    next_offset: int = 0
+    delivered_count: int = 0
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What a pull was given."""
+
+    number: int
+    row: AttemptRow
+
+
+@dataclass(slots=True)
+class ConsumerState:
+    name: str
+    number: int
+    created_ms: int
+    last_partition: int
+    cursors: list[list[Cursor]]
+    """By partition, then level."""
+    attempts: dict[str, Attempt] = field(default_factory=dict)
+    """attempt id -> what it was given, oldest first."""
+
+
+@dataclass(slots=True)
+class LevelState:
+    prefix: bytes
+    """What the keys of the level's batches start with."""
+    tail_from: int
+    """Every batch of the level with this base offset or a later one is in `tail`."""
+    appended_count: int = 0
+    appended_bytes: int = 0
+    tail: list[Batch] = field(default_factory=list)
+
+    def batches(self, reader: Reader, base: int) -> Iterator[Batch]:
+        """The level's batches with a base offset of at least `base`, in order."""
+        if base < self.tail_from:
+            stop = keys.batches_from(self.prefix, self.tail_from)
+            for key in reader.scan_keys(keys.batches_from(self.prefix, base), stop):
+                yield keys.read_batch_key(key)
+        yield from self.tail[bisect_left(self.tail, (base,)) :]
+
+    def trim_tail(self) -> None:
+        """Forget older batches once the store has them."""
+        if len(self.tail) > 2 * TAIL_KEPT_COUNT:
+            del self.tail[:-TAIL_KEPT_COUNT]
+            self.tail_from = self.tail[0].base
+
+
+@dataclass(slots=True)
+class PartitionState:
+    number: int
+    levels: list[LevelState]
+    first_offset: int = 0
+    next_offset: int = 0
+
+    def row(self) -> PartitionRow:
+        counts = [LevelCounts(level.appended_count, level.appended_bytes) for level in self.levels]
+        return PartitionRow(self.first_offset, self.next_offset, counts)
+
+
+@dataclass(slots=True)
+class TopicState:
+    name: str
+    number: int
+    created_ms: int
+    config: TopicConfig
+    partitions: list[PartitionState]
+    consumers: dict[str, ConsumerState] = field(default_factory=dict)
+
+    def row(self) -> TopicRow:
+        return TopicRow(self.number, self.created_ms, self.config)
+
+
+@dataclass(slots=True)
+class State:
+    """Everything that commands change, but the messages."""
+
+    cluster: ClusterRow = field(default_factory=lambda: ClusterRow("", {}, 0))
+    origins: dict[str, OriginState] = field(default_factory=dict)
+    topics: dict[str, TopicState] = field(default_factory=dict)
+
+
+def new_topic(name: str, number: int, created_ms: int, config: TopicConfig) -> TopicState:
+    """A topic without messages."""
+    partitions = [
+        PartitionState(p, [LevelState(keys.level_prefix(number, p, level), 0) for level in range(len(config.levels))])
+        for p in range(config.partitions)
+    ]
+    return TopicState(name, number, created_ms, config, partitions)
+
+
+def new_consumer(topic: TopicState, name: str, number: int, created_ms: int, last_partition: int) -> ConsumerState:
+    """A consumer that was given nothing."""
+    cursors = [[Cursor() for _ in partition.levels] for partition in topic.partitions]
+    return ConsumerState(name, number, created_ms, last_partition, cursors)
+
+
+def first_undelivered(reader: Reader, partition: PartitionState, cursors: list[Cursor]) -> int:
+    """The lowest offset of the partition that these cursors have not passed."""
+    lowest = partition.next_offset
+    for level, cursor in zip(partition.levels, cursors, strict=True):
+        if cursor.next_offset > cursor.batch_offset:
+            lowest = min(lowest, cursor.next_offset)
+        elif cursor.delivered_count < level.appended_count:
+            lowest = min(lowest, next(level.batches(reader, cursor.next_offset)).base)
+    return lowest
+
+
+def cursor_row(cursors: list[Cursor]) -> CursorRow:
+    return CursorRow([CursorPosition(c.batch_offset, c.next_offset, c.delivered_count) for c in cursors])
+
+
+def read_state(reader: Reader) -> State:
+    """The state as the store holds it. Raises: CorruptionError."""
+    state = State()
+    cluster = reader.get(keys.CLUSTER)
+    if cluster is not None:
+        state.cluster = decode_row(cluster, ClusterRow)
+    for key, value in reader.scan(keys.ORIGIN, keys.prefix_end(keys.ORIGIN)):
+        origin = decode_row(value, OriginRow)
+        state.origins[key[1:].decode()] = OriginState(origin.epoch, origin.last_sequence, origin.nonce)
+    topics: dict[int, TopicState] = {}
+    for key, value in reader.scan(keys.TOPIC, keys.prefix_end(keys.TOPIC)):
+        row = decode_row(value, TopicRow)
+        topic = new_topic(key[1:].decode(), row.number, row.created_ms, row.config)
+        state.topics[topic.name] = topics[topic.number] = topic
+    _read_partitions(reader, topics)
+    _read_consumers(reader, topics)
+    return state
+
+
+def _read_partitions(reader: Reader, topics: dict[int, TopicState]) -> None:
+    for key, value in reader.scan(keys.PARTITION, keys.prefix_end(keys.PARTITION)):
+        number, partition_number = keys.read_partition_key(key)
+        row = decode_row(value, PartitionRow)
+        partition = topics[number].partitions[partition_number]
+        partition.first_offset, partition.next_offset = row.first_offset, row.next_offset
+        for level, counts in zip(partition.levels, row.levels, strict=True):
+            level.appended_count, level.appended_bytes = counts.appended_count, counts.appended_bytes
+            level.tail_from = row.next_offset
+
+
+def _read_consumers(reader: Reader, topics: dict[int, TopicState]) -> None:
+    consumers: dict[tuple[int, int], ConsumerState] = {}
+    for key, value in reader.scan(keys.CONSUMER, keys.prefix_end(keys.CONSUMER)):
+        topic_number, name = keys.read_consumer_key(key)
+        row = decode_row(value, ConsumerRow)
+        topic = topics[topic_number]
+        consumer = new_consumer(topic, name, row.number, row.created_ms, row.last_partition)
+        topic.consumers[name] = consumers[topic_number, row.number] = consumer
+    for key, value in reader.scan(keys.CURSOR, keys.prefix_end(keys.CURSOR)):
+        topic_number, consumer_number, partition = keys.read_cursor_key(key)
+        positions = decode_row(value, CursorRow).levels
+        consumers[topic_number, consumer_number].cursors[partition] = [
+            Cursor(p.batch_offset, p.next_offset, p.delivered_count) for p in positions
+        ]
+    for key, value in reader.scan(keys.ATTEMPT, keys.prefix_end(keys.ATTEMPT)):
+        topic_number, consumer_number, number = keys.read_attempt_key(key)
+        attempt = decode_row(value, AttemptRow)
+        consumers[topic_number, consumer_number].attempts[attempt.attempt] = Attempt(number, attempt)

@@ -1,0 +1,101 @@
+"""One entry being applied: what it changes, and the numbers it gives out.
+
+What lives here: the collector of changes and events, and the rolling hash over what an entry wrote.
+Rules: rows that several operations of one entry touch are encoded once, at the end. Changes are in the order in which
+the operations made them, so two nodes that apply one entry write and hash the same bytes.
+Must not know: what an operation means.
+"""
+
+from __future__ import annotations
+
+import struct
+from hashlib import blake2b
+
+from falconq_cluster.machine import keys, rows
+from falconq_cluster.machine.events import Event
+from falconq_cluster.machine.state import ConsumerState, MachineLimits, PartitionState, State, TopicState, cursor_row
+from falconq_cluster.storage.store import Change, Reader
+
+DIGEST_BYTES = 16
+
+_ORDINAL_BITS = 20
+"""Numbers are log index and ordinal: 2^20 of one entry, more than fit into its bytes; 2^44 entries."""
+_LENGTHS = struct.Struct("<II")
+
+
+class Turn:
+    """What operations see of the entry, and where they leave what they change."""
+
+    __slots__ = (
+        "_cursors",
+        "_ordinal",
+        "_partitions",
+        "changes",
+        "events",
+        "index",
+        "limits",
+        "log_time_ms",
+        "message_count",
+        "reader",
+        "state",
+    )
+
+    def __init__(self, state: State, reader: Reader, limits: MachineLimits, index: int, log_time_ms: int) -> None:
+        self.state = state
+        self.reader = reader
+        self.limits = limits
+        self.index = index
+        self.log_time_ms = log_time_ms
+        self.changes: list[Change] = []
+        self.events: list[Event] = []
+        self.message_count = 0
+        """Messages that the entry has appended so far: the next message's number in its id (P14)."""
+        self._ordinal = 0
+        self._partitions: dict[tuple[int, int], PartitionState] = {}
+        self._cursors: dict[tuple[int, int, int], ConsumerState] = {}
+
+    def next_number(self) -> int:
+        """A number that nothing else ever has or had (P12)."""
+        if self._ordinal >> _ORDINAL_BITS:
+            message = f"entry {self.index} makes more than {1 << _ORDINAL_BITS} things"
+            raise ValueError(message)
+        number = self.index << _ORDINAL_BITS | self._ordinal
+        self._ordinal += 1
+        return number
+
+    def is_expired(self, not_after_ms: int) -> bool:
+        """Whether an operation came too late (P10)."""
+        return 0 < not_after_ms < self.log_time_ms
+
+    def put(self, key: bytes, row: rows.Row) -> None:
+        self.changes.append((key, rows.encode_row(row)))
+
+    def delete(self, key: bytes) -> None:
+        self.changes.append((key, None))
+
+    def partition_changed(self, topic: TopicState, partition: PartitionState) -> None:
+        self._partitions[topic.number, partition.number] = partition
+
+    def cursors_changed(self, topic: TopicState, consumer: ConsumerState, partition: int) -> None:
+        self._cursors[topic.number, consumer.number, partition] = consumer
+
+    def finish(self) -> None:
+        """Add the rows that were changed in memory to the changes."""
+        for (topic, number), partition in self._partitions.items():
+            self.put(keys.partition_key(topic, number), partition.row())
+            for level in partition.levels:
+                level.trim_tail()
+        for (topic, number, place), consumer in self._cursors.items():
+            self.put(keys.cursor_key(topic, number, place), cursor_row(consumer.cursors[place]))
+
+    def digest(self, previous: bytes) -> bytes:
+        """The rolling hash after this entry: over the previous one, the index, and every key and value (P18)."""
+        state = blake2b(previous, digest_size=DIGEST_BYTES)
+        state.update(self.index.to_bytes(8, "little"))
+        for key, value in self.changes:
+            # A deletion is told from an empty value by its length, which is one more for a value.
+            state.update(_LENGTHS.pack(len(key), 0 if value is None else len(value) + 1))
+            state.update(key)
+            if value is not None:
+                state.update(value)
+        return state.digest()

@@ -1,0 +1,244 @@
+"""What can be seen of the state without changing it.
+
+What lives here: answers about topics and consumers from memory, and messages from the store.
+Rules: an answer is of the machine's applied index and is right only until the next `apply`, so callers finish within
+the turn (P13). Reads of messages are bounded by count and bytes; one message is always given if there is one.
+Must not know: HTTP, how a level or a time is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from heapq import merge
+from typing import Literal
+
+from falconq_cluster.errors import CorruptionError
+from falconq_cluster.machine import keys
+from falconq_cluster.machine.commands import Range
+from falconq_cluster.machine.machine import Machine
+from falconq_cluster.machine.records import batch_records, read_batch_header
+from falconq_cluster.machine.rows import TopicConfig
+from falconq_cluster.machine.state import LevelState, PartitionState, TopicState, first_undelivered
+from falconq_cluster.storage.store import Reader
+
+PEEK_BYTES_MAX = 4 * 1024 * 1024
+
+Order = Literal["offset", "delivery"]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicView:
+    """A topic's settings."""
+
+    name: str
+    number: int
+    created_ms: int
+    config: TopicConfig
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    """What a partition holds."""
+
+    partition: int
+    first_offset: int
+    next_offset: int
+    depth: list[int]
+    """Messages stored, by level."""
+    size_bytes: int
+    """Of the packed records stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveredMessage:
+    """A message with its place."""
+
+    id: str
+    message: bytes
+    """JSON, as it was published."""
+    level: int
+    offset: int
+    partition: int
+    timestamp_ms: int
+    headers: bytes | None
+    """A JSON object."""
+    key: str | None
+
+
+class Views:
+    """Reads a machine and the store that belongs to it."""
+
+    def __init__(self, machine: Machine, reader: Reader) -> None:
+        self._machine = machine
+        self._reader = reader
+
+    def topics(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._machine.state.topics)
+
+    def topic(self, name: str) -> TopicView | None:
+        topic = self._topic(name)
+        return None if topic is None else TopicView(topic.name, topic.number, topic.created_ms, topic.config)
+
+    def partition_status(self, name: str) -> list[PartitionStatus]:
+        """One per partition, in order; empty for an unknown topic."""
+        topic = self._topic(name)
+        return [] if topic is None else [_status(partition) for partition in topic.partitions]
+
+    def consumer_exists(self, name: str, consumer: str) -> bool:
+        topic = self._topic(name)
+        return topic is not None and consumer in topic.consumers
+
+    def has_deliverable(self, name: str, consumer: str, partition: int = -1) -> bool:
+        """Whether a pull would give something; -1 for all partitions. An unknown consumer was given nothing yet."""
+        topic = self._topic(name)
+        if topic is None:
+            return False
+        state = topic.consumers.get(consumer)
+        for asked in _asked(topic, partition):
+            for level in asked.levels if state is None else ():
+                if level.appended_count:
+                    return True
+            if state is not None:
+                for level, cursor in zip(asked.levels, state.cursors[asked.number], strict=True):
+                    if cursor.delivered_count < level.appended_count:
+                        return True
+        return False
+
+    def pending(self, name: str, consumer: str, partition: int = -1) -> list[int]:
+        """Messages that the consumer was not given yet, by level; -1 for all partitions together."""
+        topic = self._topic(name)
+        if topic is None:
+            return []
+        state = topic.consumers.get(consumer)
+        counts = [0] * len(topic.config.levels)
+        for asked in _asked(topic, partition):
+            for number, level in enumerate(asked.levels):
+                delivered = 0 if state is None else state.cursors[asked.number][number].delivered_count
+                counts[number] += level.appended_count - delivered
+        return counts
+
+    def next_offset(self, name: str, consumer: str, partition: int) -> int | None:
+        """The lowest offset that the consumer was not given yet; None for an unknown topic or partition."""
+        topic = self._topic(name)
+        if topic is None or not 0 <= partition < len(topic.partitions):
+            return None
+        asked = topic.partitions[partition]
+        state = topic.consumers.get(consumer)
+        if state is None:
+            return asked.first_offset
+        return first_undelivered(self._reader, asked, state.cursors[partition])
+
+    def read_ranges(self, name: str, ranges: Sequence[Range]) -> list[DeliveredMessage]:
+        """The messages of a pull, in its order. Raises: CorruptionError when one is not there, RecordError."""
+        topic = self._machine.state.topics[name]
+        messages: list[DeliveredMessage] = []
+        for wanted in ranges:
+            prefix = topic.partitions[wanted.partition].levels[wanted.level].prefix
+            found = list(_messages(self._batch(prefix, wanted.batch_offset), wanted))
+            if len(found) != wanted.count:
+                message = f"{len(found)} of {wanted.count} messages are at {wanted.offset} of level {prefix.hex()}"
+                raise CorruptionError(message)
+            messages += found
+        return messages
+
+    def peek(
+        self,
+        name: str,
+        *,
+        partition: int | None,
+        offset: int,
+        count: int,
+        order: Order = "offset",
+        bytes_max: int = PEEK_BYTES_MAX,
+    ) -> list[DeliveredMessage]:
+        """Up to `count` messages at or behind `offset`; empty for an unknown topic or partition.
+
+        In offset order, ties by partition (None is all partitions); or in the order in which a consumer that was
+        given nothing would get them. Raises: RecordError.
+        """
+        topic = self._topic(name)
+        if topic is None:
+            return []
+        asked = _asked(topic, -1 if partition is None else partition)
+        offset = max(offset, 0)
+        levels = [
+            (level, state, p.number) for p in asked if offset < p.next_offset for level, state in enumerate(p.levels)
+        ]
+        if order == "offset":
+            sources = [self._level_from(state, number, level, offset) for level, state, number in levels]
+            found: Iterator[DeliveredMessage] = merge(*sources, key=lambda m: (m.offset, m.partition))
+        else:
+            levels.sort(key=lambda entry: -entry[0])
+            found = (
+                message for level, state, number in levels for message in self._level_from(state, number, level, offset)
+            )
+        return _bounded(found, count, bytes_max)
+
+    def _topic(self, name: str) -> TopicState | None:
+        return self._machine.state.topics.get(name)
+
+    def _batch(self, prefix: bytes, base: int) -> bytes:
+        for _, value in self._reader.scan(keys.batches_from(prefix, base), keys.batches_from(prefix, base + 1)):
+            return value
+        message = f"the record batch at offset {base} of level {prefix.hex()} is not in the store"
+        raise CorruptionError(message)
+
+    def _level_from(self, state: LevelState, partition: int, level: int, offset: int) -> Iterator[DeliveredMessage]:
+        """The level's messages at or behind the offset."""
+        start, stop = keys.batches_from(state.prefix, offset), keys.prefix_end(state.prefix)
+        # The batch that holds the offset may begin before it.
+        for key in self._reader.scan_keys(state.prefix, start, reverse=True):
+            before = keys.read_batch_key(key)
+            if offset < before.base + before.record_count:
+                start = key
+            break
+        for key, value in self._reader.scan(start, stop):
+            base, record_count, _ = keys.read_batch_key(key)
+            first = max(base, offset)
+            yield from _messages(value, Range(partition, level, base, first, base + record_count - first))
+
+
+def _asked(topic: TopicState, partition: int) -> list[PartitionState]:
+    if partition == -1:
+        return topic.partitions
+    return topic.partitions[partition : partition + 1] if partition >= 0 else []
+
+
+def _status(partition: PartitionState) -> PartitionStatus:
+    return PartitionStatus(
+        partition=partition.number,
+        first_offset=partition.first_offset,
+        next_offset=partition.next_offset,
+        depth=[level.appended_count for level in partition.levels],
+        size_bytes=sum(level.appended_bytes for level in partition.levels),
+    )
+
+
+def _messages(value: bytes, wanted: Range) -> Iterator[DeliveredMessage]:
+    header = read_batch_header(value)
+    skip = wanted.offset - wanted.batch_offset
+    for place, record in enumerate(batch_records(value, skip=skip), start=skip):
+        if place == skip + wanted.count:
+            return
+        yield DeliveredMessage(
+            id=f"{header.log_index}.{header.first_id + place}",
+            message=record.message,
+            level=wanted.level,
+            offset=wanted.batch_offset + place,
+            partition=wanted.partition,
+            timestamp_ms=header.timestamp_ms,
+            headers=record.headers,
+            key=record.key,
+        )
+
+
+def _bounded(found: Iterator[DeliveredMessage], count: int, bytes_max: int) -> list[DeliveredMessage]:
+    messages: list[DeliveredMessage] = []
+    for message in found:
+        bytes_max -= len(message.message) + len(message.headers or b"")
+        if len(messages) >= count or (messages and bytes_max < 0):
+            break
+        messages.append(message)
+    return messages
