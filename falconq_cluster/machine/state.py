@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.rows import (
@@ -103,6 +104,12 @@ class LevelState:
                 yield keys.read_batch_key(key)
         yield from self.tail[bisect_left(self.tail, (base,)) :]
 
+    def first_batch(self, reader: Reader, base: int) -> Batch:
+        """The first batch with a base offset of at least `base`, which must exist. Raises: CorruptionError."""
+        for batch in self.batches(reader, base):
+            return batch
+        raise CorruptionError(f"level {self.prefix.hex()} holds no record batch at or behind offset {base}")
+
     def trim_tail(self) -> None:
         """Forget older batches once the store has them."""
         if len(self.tail) > 2 * TAIL_KEPT_COUNT:
@@ -166,7 +173,7 @@ def first_undelivered(reader: Reader, partition: PartitionState, cursors: list[C
         if cursor.next_offset > cursor.batch_offset:
             lowest = min(lowest, cursor.next_offset)
         elif cursor.delivered_count < level.appended_count:
-            lowest = min(lowest, next(level.batches(reader, cursor.next_offset)).base)
+            lowest = min(lowest, level.first_batch(reader, cursor.next_offset).base)
     return lowest
 
 

@@ -1,0 +1,131 @@
+"""The bytes of every stored format. A change here needs a version command (PROTOCOL.md P18)."""
+
+from __future__ import annotations
+
+import pytest
+
+from falconq_cluster.errors import CorruptionError
+from falconq_cluster.machine import keys, rows
+from falconq_cluster.machine.commands import (
+    Append,
+    Command,
+    Form,
+    Header,
+    OpenOrigin,
+    Pull,
+    Range,
+    SetDisk,
+    Tick,
+    decode_command,
+    encode_command,
+    encode_entry,
+    read_header,
+)
+from falconq_cluster.machine.records import pack_batch, pack_record
+
+EVERYTHING = Command(
+    "n1",
+    5,
+    6,
+    [
+        Append(1000, "t", 1, 2, 1, b"\x01\x02", may_create=True),
+        Pull(1001, "t", "c", -1, 10, 4096, "a"),
+        OpenOrigin("n1", b"\xaa"),
+        Tick(),
+        Form("cid", {"n1": "d1"}),
+        SetDisk("n2", "d2"),
+    ],
+)
+
+COMMAND = (
+    "010200050000000000000006000000000000006e31969801cd03e8a174010201c4020102c39802cd03e9"
+    "a174a163ff0acd1000a1619303a26e31c401aa91049305a363696481a26e31a264319306a26e32a26432"
+)
+
+
+def test_command_has_its_golden_bytes():
+    assert encode_command(EVERYTHING).hex() == COMMAND
+
+
+def test_golden_command_is_read_back():
+    assert decode_command(bytes.fromhex(COMMAND)) == EVERYTHING
+    assert read_header(bytes.fromhex(COMMAND)) == Header("n1", 5, 6)
+
+
+def test_entry_is_kind_version_and_stamp_before_the_command():
+    assert encode_entry(b"\xcc", 258).hex() == "00010201000000000000cc"
+
+
+KEYS = [
+    (keys.META, "01"),
+    (keys.CLUSTER, "02"),
+    (keys.origin_key("n1"), "036e31"),
+    (keys.topic_key("t"), "1074"),
+    (keys.partition_key(258, 3), "11000000000000010200000003"),
+    (keys.consumer_key(258, "c"), "12000000000000010263"),
+    (keys.cursor_key(258, 772, 3), "130000000000000102000000000000030400000003"),
+    (keys.attempt_key(258, 772, 1286), "14000000000000010200000000000003040000000000000506"),
+    (
+        keys.batch_key(keys.level_prefix(258, 3, 1), 7, 2, 300),
+        "20000000000000010200000003010000000000000007000000020000012c",
+    ),
+]
+
+
+@pytest.mark.parametrize(("key", "golden"), KEYS)
+def test_key_has_its_golden_bytes(key: bytes, golden: str):
+    assert key.hex() == golden
+
+
+def test_key_order_is_delivery_order_within_a_level():
+    prefix = keys.level_prefix(1, 0, 0)
+    order = [keys.batch_key(prefix, base, 1, 1) for base in (0, 1, 255, 256, 65_536, 1 << 40)]
+    assert order == sorted(order)
+    assert order[-1] < keys.prefix_end(prefix) <= keys.level_prefix(1, 0, 1)
+
+
+ROWS = [
+    (rows.MetaRow(7, 2, 1000, bytes(16)), "01940702cd03e8c41000000000000000000000000000000000"),
+    (rows.ClusterRow("cid", {"n2": "", "n1": "d1"}, 9), "0193a363696482a26e31a26431a26e32a009"),
+    (rows.OriginRow(5, 6, b"\xaa"), "01930506c401aa"),
+    (rows.TopicRow(258, 1000, rows.TopicConfig()), "0193cd0102cd03e8920192a36c6f77a468696768"),
+    (rows.PartitionRow(1, 9, [rows.LevelCounts(5, 500), rows.LevelCounts(3, 300)]), "01930109929205cd01f49203cd012c"),
+    (rows.ConsumerRow(772, 1000, -1), "0193cd0304cd03e8ff"),
+    (rows.CursorRow([rows.CursorPosition(4, 6, 5), rows.CursorPosition(0, 0, 0)]), "0191929304060593000000"),
+    (rows.AttemptRow("a", 1000, [Range(0, 1, 4, 6, 2)], [(0, 6)]), "0194a161cd03e89195000104060291920006"),
+]
+
+
+@pytest.mark.parametrize(("row", "golden"), ROWS)
+def test_row_has_its_golden_bytes_and_is_read_back(row: rows.Row, golden: str):
+    assert rows.encode_row(row).hex() == golden
+    assert rows.decode_row(bytes.fromhex(golden), type(row)) == row
+
+
+RECORDS = [
+    (pack_record(b"m"), "01000000ffffffffffff6d"),
+    (pack_record(b'"hi"', "key", b"{}"), "04000000030002000000226869226b65797b7d"),
+    (
+        pack_batch(1, 7, 3, 1000, pack_record(b"m")),
+        "0101000000070000000000000003000000e80300000000000001000000ffffffffffff6d",
+    ),
+]
+
+
+@pytest.mark.parametrize(("data", "golden"), RECORDS)
+def test_records_have_their_golden_bytes(data: bytes, golden: str):
+    assert data.hex() == golden
+
+
+def test_row_of_another_version_is_refused():
+    with pytest.raises(CorruptionError, match="OriginRow has version 02, this node reads 1"):
+        rows.decode_row(b"\x02\x93", rows.OriginRow)
+    with pytest.raises(CorruptionError, match="OriginRow has version nothing"):
+        rows.decode_row(b"", rows.OriginRow)
+
+
+def test_damaged_row_is_refused():
+    with pytest.raises(CorruptionError, match="OriginRow is not readable"):
+        rows.decode_row(bytes.fromhex("01930506"), rows.OriginRow)
+    with pytest.raises(CorruptionError, match="OriginRow is not readable"):
+        rows.decode_row(bytes.fromhex("01930506a1ff"), rows.OriginRow)

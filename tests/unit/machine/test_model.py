@@ -1,0 +1,198 @@
+"""The machine against a model that anyone can check by reading, and against replicas that restart at each step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from falconq_cluster.machine.commands import AnyOperation, Appended, Pulled, Refused, Result
+from falconq_cluster.machine.rows import TopicConfig
+from falconq_cluster.machine.state import MachineLimits
+from tests.unit.machine.helpers import Node, append, pull
+
+LIMITS = MachineLimits(attempts_per_consumer_max=3, attempt_ms=1000, pull_count_max=6)
+PARTITIONS, LEVELS = 2, 3
+
+
+@dataclass(frozen=True)
+class Message:
+    partition: int
+    level: int
+    offset: int
+    text: str
+
+
+@dataclass
+class ModelConsumer:
+    delivered: set[tuple[int, int]] = field(default_factory=set)
+    last_partition: int = -1
+    attempts: list[tuple[str, int, list[Message]]] = field(default_factory=list)
+
+
+class Model:
+    def __init__(self) -> None:
+        self.partitions: list[list[Message]] = [[] for _ in range(PARTITIONS)]
+        self.consumers: dict[str, ModelConsumer] = {}
+
+    def publish(self, partition: int, level: int, texts: list[str]) -> int:
+        messages = self.partitions[partition]
+        base = len(messages)
+        messages.extend(Message(partition, level, base + place, text) for place, text in enumerate(texts))
+        return base
+
+    def pull(
+        self, consumer: str, partition: int, count: int, size_max: int, attempt: str, now_ms: int
+    ) -> list[Message]:
+        state = self.consumers.setdefault(consumer, ModelConsumer())
+        state.attempts = [entry for entry in state.attempts if now_ms - entry[1] < LIMITS.attempt_ms]
+        for name, _, given in state.attempts:
+            if name == attempt:
+                return given
+        given = []
+        for message in self.waiting(consumer, partition)[: min(count, LIMITS.pull_count_max)]:
+            size_max -= len(message.text) + 10
+            if given and size_max < 0:
+                break
+            given.append(message)
+        state.delivered.update((message.partition, message.offset) for message in given)
+        if given:
+            state.last_partition = given[-1].partition
+        if given and attempt:
+            state.attempts = [*state.attempts, (attempt, now_ms, given)][-LIMITS.attempts_per_consumer_max :]
+        return given
+
+    def waiting(self, consumer: str, partition: int) -> list[Message]:
+        """What was not delivered, in the order of delivery."""
+        state = self.consumers.get(consumer, ModelConsumer())
+        asked = [partition] if partition >= 0 else range(PARTITIONS)
+        waiting = [m for p in asked for m in self.partitions[p] if (p, m.offset) not in state.delivered]
+        turn = state.last_partition + 1
+        return sorted(waiting, key=lambda m: (-m.level, (m.partition - turn) % PARTITIONS, m.offset))
+
+
+class MachineAndModel(RuleBasedStateMachine):
+    @initialize()
+    def start(self) -> None:
+        self.model = Model()
+        self.node, self.restarting = Node(LIMITS), Node(LIMITS)
+        for node in (self.node, self.restarting):
+            node.add_topic("t", TopicConfig(PARTITIONS, tuple(f"l{n}" for n in range(LEVELS))))
+        self.epoch, self.sequence = 1, 0
+        self.published = 0
+        self.node.open_origin("n1")
+        self.restarting.apply(self.node.entries[-1])
+
+    def send(self, *operations: AnyOperation) -> list[Result]:
+        self.sequence += 1
+        applied = self.node.command(*operations, origin="n1", epoch=self.epoch, sequence=self.sequence)
+        assert not applied.is_repeat
+        self.restarting.reload()
+        assert self.restarting.apply(self.node.entries[-1]) == applied
+        return applied.results
+
+    def texts(self, count: int, size: int) -> list[str]:
+        self.published += count
+        return [f"{self.published - place:0{size}}" for place in range(count)]
+
+    def assert_delivered(self, result: Result, expected: list[Message]) -> None:
+        assert isinstance(result, Pulled)
+        found = [Message(m.partition, m.level, m.offset, m.message.decode()) for m in self.node.read(result)]
+        assert found == expected
+
+    partition = st.integers(0, PARTITIONS - 1)
+    level = st.integers(0, LEVELS - 1)
+    consumer = st.sampled_from("xy")
+    attempt = st.sampled_from(["", "a", "b", "c", "d"])
+
+    @rule(partition=partition, level=level, count=st.integers(1, 4), size=st.sampled_from([4, 40]))
+    def publish(self, partition: int, level: int, count: int, size: int) -> None:
+        texts = self.texts(count, size)
+        (result,) = self.send(append(*texts, partition=partition, level=level))
+        assert isinstance(result, Appended)
+        assert result.base_offset == self.model.publish(partition, level, texts)
+
+    @rule(
+        consumer=consumer,
+        partition=st.integers(-1, PARTITIONS - 1),
+        count=st.integers(1, 8),
+        bytes_max=st.sampled_from([1, 60, 100, 10_000]),
+        attempt=attempt,
+    )
+    def pull(self, consumer: str, partition: int, count: int, bytes_max: int, attempt: str) -> None:
+        expected = self.model.pull(consumer, partition, count, bytes_max, attempt, self.node.now_ms)
+        operation = pull(count, consumer=consumer, partition=partition, attempt=attempt, bytes_max=bytes_max)
+        (result,) = self.send(operation)
+        self.assert_delivered(result, expected)
+
+    @rule(partition=partition, low=level, high=level, consumer=consumer, counts=st.tuples(level, level))
+    def publish_and_pull_in_one_command(
+        self, partition: int, low: int, high: int, consumer: str, counts: tuple[int, int]
+    ) -> None:
+        one, two = self.texts(2, 5), self.texts(1, 6)
+        bound, take = 10_000, [count + 1 for count in counts]
+        results = self.send(
+            append(*one, partition=partition, level=low),
+            pull(take[0], consumer=consumer, bytes_max=bound),
+            append(*two, partition=partition, level=high),
+            pull(take[1], consumer=consumer, bytes_max=bound),
+        )
+        expected = []
+        for level, texts, count in ((low, one, take[0]), (high, two, take[1])):
+            self.model.publish(partition, level, texts)
+            expected.append(self.model.pull(consumer, -1, count, bound, "", self.node.now_ms))
+        self.assert_delivered(results[1], expected[0])
+        # Both are read when the command is done; nothing trims what was delivered.
+        self.assert_delivered(results[3], expected[1])
+
+    @rule(partition=partition, level=level, consumer=consumer)
+    def expired_operations_change_nothing(self, partition: int, level: int, consumer: str) -> None:
+        late = self.node.machine.log_time_ms - 1
+        results = self.send(
+            append("late", partition=partition, level=level, not_after_ms=late),
+            pull(consumer=consumer, not_after_ms=late),
+        )
+        assert [result.code for result in results if isinstance(result, Refused)] == ["expired"] * 2
+
+    @rule(back=st.integers(0, 3), ahead=st.integers(2, 3), is_gap=st.booleans())
+    def repeats_and_gaps_change_nothing(self, back: int, ahead: int, is_gap: bool) -> None:
+        sequence = self.sequence + ahead if is_gap else max(self.sequence - back, 0)
+        applied = self.node.command(append("again"), origin="n1", epoch=self.epoch, sequence=sequence)
+        assert applied.is_repeat
+        assert [key for key, _ in applied.changes] == [b"\x01"]
+        assert self.restarting.apply(self.node.entries[-1]) == applied
+
+    @rule(step_ms=st.sampled_from([1, 400, 1000]))
+    def time_passes(self, step_ms: int) -> None:
+        self.node.now_ms += step_ms
+
+    @rule()
+    def restart(self) -> None:
+        self.node.reload()
+
+    @invariant()
+    def views_agree_with_the_model(self) -> None:
+        views = self.node.views
+        for consumer in "xy":
+            waiting = self.model.waiting(consumer, -1)
+            assert views.pending("t", consumer) == [sum(m.level == n for m in waiting) for n in range(LEVELS)]
+            assert views.has_deliverable("t", consumer) == bool(waiting)
+            for partition, messages in enumerate(self.model.partitions):
+                offsets = [m.offset for m in waiting if m.partition == partition]
+                assert views.next_offset("t", consumer, partition) == min(offsets, default=len(messages))
+
+    @invariant()
+    def peek_agrees_with_the_model(self) -> None:
+        for partition, messages in enumerate(self.model.partitions):
+            found = self.node.views.peek("t", partition=partition, offset=0, count=10_000)
+            assert [m.message.decode() for m in found] == [m.text for m in messages]
+
+    def teardown(self) -> None:
+        assert self.node.machine.digest == self.restarting.machine.digest
+        assert self.node.everything() == self.restarting.everything()
+
+
+TestMachineAndModel = MachineAndModel.TestCase
+TestMachineAndModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from falconq_cluster.machine.commands import AnyOperation, Form, SetDisk, Tick
+from falconq_cluster.machine.machine import NO_OP, Machine
+from tests.unit.machine.helpers import Node, append, pull
+
+
+def history(seed: int, length: int) -> Node:
+    """A node that applied a random history of everything there is."""
+    random = Random(seed)
+    node = Node()
+    node.apply(NO_OP)
+    node.command(Form("cid", {"n1": "d1", "n2": "d2"}))
+    epoch = node.open_origin("n1")
+    for sequence in range(1, length):
+        node.now_ms += random.choice([0, 1, 20_000])
+        operations: list[AnyOperation] = []
+        for _ in range(random.randrange(1, 5)):
+            topic, consumer = random.choice("tuv"), random.choice("xy")
+            messages = [str(sequence)] * random.randrange(1, 4)
+            attempt = random.choice(["", "a", "b"])
+            operations += random.choice(
+                [
+                    [append(*messages, topic=topic, level=random.randrange(3))],
+                    [pull(random.randrange(1, 9), topic=topic, consumer=consumer, attempt=attempt)],
+                    [Tick(), SetDisk("n1", random.choice("ab"))],
+                ]
+            )
+        node.command(*operations, origin="n1", epoch=epoch, sequence=sequence)
+    return node
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_same_history_gives_the_same_bytes(seed: int):
+    one, other = history(seed, 60), Node()
+    for entry in one.entries:
+        other.apply(entry)
+    assert other.machine.digest == one.machine.digest
+    assert other.everything() == one.everything()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_restart_after_any_entry_changes_nothing_that_follows(seed: int):
+    one, other = history(seed, 60), Node()
+    for entry in one.entries:
+        other.apply(entry)
+        other.reload()
+    assert other.machine.digest == one.machine.digest
+    assert other.everything() == one.everything()
+
+
+def test_restart_from_a_copy_of_the_store_continues_the_history():
+    node = history(9, 60)
+    cut = 30
+    other = Node()
+    for entry in node.entries[:cut]:
+        other.apply(entry)
+    copy = Node()
+    copy.store.write(other.everything())
+    copy.machine = Machine.load(copy.store)
+    assert copy.machine.applied_index == cut
+    for entry in node.entries[cut:]:
+        copy.apply(entry)
+    assert copy.machine.digest == node.machine.digest
+    assert copy.everything() == node.everything()
+
+
+def test_loaded_machine_knows_what_the_running_one_knows():
+    node = history(3, 60)
+    loaded = Machine.load(node.store)
+    running = node.machine
+    assert (loaded.applied_index, loaded.applied_term) == (running.applied_index, running.applied_term)
+    assert (loaded.log_time_ms, loaded.digest) == (running.log_time_ms, running.digest)
+    assert (loaded.cluster_id, loaded.members) == (running.cluster_id, running.members)
+    assert loaded.origin("n1") == running.origin("n1")
+    assert loaded.record_index == running.record_index
