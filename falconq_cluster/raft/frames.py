@@ -21,7 +21,7 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="k
     """The base of all frames."""
 
 
-class Hello(Frame, tag=1):
+class Hello(Frame, frozen=True, tag=1):
     """Who is at the other end of a connection, sent once the secret is proven."""
 
     node: str
@@ -39,7 +39,7 @@ class Hello(Frame, tag=1):
     version: int = PROTOCOL_VERSION
 
 
-class Append(Frame, tag=2):
+class Append(Frame, frozen=True, tag=2):
     """Log entries after (`previous_index`, `previous_term`), or a heartbeat when there are none."""
 
     term: int
@@ -52,7 +52,7 @@ class Append(Frame, tag=2):
     """(command, index, term), contiguous."""
 
 
-class AppendReply(Frame, tag=3):
+class AppendReply(Frame, frozen=True, tag=3):
     """What a follower holds, synced, after an Append."""
 
     term: int
@@ -65,18 +65,18 @@ class AppendReply(Frame, tag=3):
     """Rolling hash of what the sender's machine wrote up to `applied_index` (PROTOCOL.md P18)."""
 
 
-class RequestVote(Frame, tag=4):
+class RequestVote(Frame, frozen=True, tag=4):
     term: int
     last_index: int
     last_term: int
     is_transfer: bool
 
 
-class Vote(Frame, tag=5):
+class Vote(Frame, frozen=True, tag=5):
     term: int
 
 
-class PreVote(Frame, tag=6):
+class PreVote(Frame, frozen=True, tag=6):
     """Would you vote for me at `term`? Changes nothing at the receiver."""
 
     term: int
@@ -85,13 +85,13 @@ class PreVote(Frame, tag=6):
     round: int
 
 
-class PreVoteReply(Frame, tag=7):
+class PreVoteReply(Frame, frozen=True, tag=7):
     term: int
     round: int
     granted: bool
 
 
-class Keepalive(Frame, tag=8):
+class Keepalive(Frame, frozen=True, tag=8):
     """The leader lives; promises nothing about the log."""
 
     term: int
@@ -99,24 +99,24 @@ class Keepalive(Frame, tag=8):
     log_time_ms: int
 
 
-class KeepaliveReply(Frame, tag=9):
+class KeepaliveReply(Frame, frozen=True, tag=9):
     term: int
     round: int
 
 
-class StaleTerm(Frame, tag=10):
+class StaleTerm(Frame, frozen=True, tag=10):
     """The receiver of an Append or Keepalive is at a higher term (PROTOCOL.md P6)."""
 
     term: int
 
 
-class TimeoutNow(Frame, tag=11):
+class TimeoutNow(Frame, frozen=True, tag=11):
     """Campaign at once: the leader hands over."""
 
     term: int
 
 
-class Status(Frame, tag=12):
+class Status(Frame, frozen=True, tag=12):
     """A Hello's changing part, sent again whenever it changes."""
 
     cluster_id: str
@@ -129,7 +129,7 @@ class Status(Frame, tag=12):
     """Sender has heard every configured member while all were forming (PROTOCOL.md P5)."""
 
 
-class Forward(Frame, tag=13):
+class Forward(Frame, frozen=True, tag=13):
     """A command of the sender for the leader's log (PROTOCOL.md P9)."""
 
     epoch: int
@@ -137,7 +137,7 @@ class Forward(Frame, tag=13):
     command: bytes
 
 
-class Expected(Frame, tag=14):
+class Expected(Frame, frozen=True, tag=14):
     """The leader needs `sequence` next from this origin; it dropped what came instead."""
 
     term: int
@@ -145,25 +145,25 @@ class Expected(Frame, tag=14):
     sequence: int
 
 
-class Propose(Frame, tag=15):
+class Propose(Frame, frozen=True, tag=15):
     """A command without a sequence (an origin's opening); repeated until it is applied."""
 
     command: bytes
 
 
-class FreshIndexQuery(Frame, tag=16):
-    """Which index has the leader committed by now?"""
+class FreshIndexQuery(Frame, frozen=True, tag=16):
+    """Asks which index the leader has committed by now."""
 
     round: int
 
 
-class FreshIndex(Frame, tag=17):
+class FreshIndex(Frame, frozen=True, tag=17):
     round: int
     term: int
     index: int
 
 
-class SnapshotOffer(Frame, tag=18):
+class SnapshotOffer(Frame, frozen=True, tag=18):
     """The leader's log no longer reaches back to you: pull a snapshot."""
 
     term: int
@@ -171,14 +171,14 @@ class SnapshotOffer(Frame, tag=18):
     """At least this index will be in the snapshot."""
 
 
-class SnapshotFetch(Frame, tag=19):
+class SnapshotFetch(Frame, frozen=True, tag=19):
     """Bulk: give me chunk `number` of transfer `transfer_id`; number 0 starts it."""
 
     transfer_id: int
     number: int
 
 
-class SnapshotChunk(Frame, tag=20):
+class SnapshotChunk(Frame, frozen=True, tag=20):
     """Bulk: consecutive pairs of the store; the last chunk is empty and carries the totals."""
 
     transfer_id: int
@@ -192,31 +192,31 @@ class SnapshotChunk(Frame, tag=20):
     """blake2b-128 over all pairs so far."""
 
 
-class SnapshotFailed(Frame, tag=21):
+class SnapshotFailed(Frame, frozen=True, tag=21):
     """Bulk: the transfer is over without success; start again."""
 
     transfer_id: int
     reason: str
 
 
-class SnapshotInstalled(Frame, tag=22):
+class SnapshotInstalled(Frame, frozen=True, tag=22):
     term: int
     index: int
 
 
-class HashQuery(Frame, tag=23):
-    """What was your rolling hash at `index`?"""
+class HashQuery(Frame, frozen=True, tag=23):
+    """Asks what the rolling hash was at `index`."""
 
     index: int
 
 
-class HashReply(Frame, tag=24):
+class HashReply(Frame, frozen=True, tag=24):
     index: int
     digest: bytes
     """Empty when the sender no longer knows."""
 
 
-class Diverged(Frame, tag=25):
+class Diverged(Frame, frozen=True, tag=25):
     """The leader and a majority wrote something else than you up to `index`: stop."""
 
     index: int
