@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 BATCH_VERSION = 1
 RECORD_BYTES_MIN = 10
@@ -27,8 +28,7 @@ class RecordError(ValueError):
     """The bytes are not records; says where they went wrong."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One message as it was published."""
 
     message: bytes
@@ -38,8 +38,7 @@ class Record:
     """A JSON object, or None."""
 
 
-@dataclass(frozen=True, slots=True)
-class BatchHeader:
+class BatchHeader(msgspec.Struct, frozen=True, gc=False):
     """What all records of a batch share."""
 
     count: int

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from heapq import merge
 from typing import Literal
 
+import msgspec
+
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Range
@@ -23,6 +25,9 @@ from falconq_cluster.machine.state import LevelState, PartitionState, TopicState
 from falconq_cluster.storage.store import Reader
 
 PEEK_BYTES_MAX = 4 * 1024 * 1024
+
+_NO_BATCH = (keys.batch_key(keys.level_prefix(0, 0, 0), (1 << 64) - 1, 0, 0), b"")
+"""Stands behind all batches."""
 
 Order = Literal["offset", "delivery"]
 
@@ -50,8 +55,7 @@ class PartitionStatus:
     """Of the packed records stored."""
 
 
-@dataclass(frozen=True, slots=True)
-class DeliveredMessage:
+class DeliveredMessage(msgspec.Struct, frozen=True, gc=False):
     """A message with its place."""
 
     id: str
@@ -93,30 +97,16 @@ class Views:
     def has_deliverable(self, name: str, consumer: str, partition: int = -1) -> bool:
         """Whether a pull would give something; -1 for all partitions. An unknown consumer was given nothing yet."""
         topic = self._topic(name)
-        if topic is None:
-            return False
-        state = topic.consumers.get(consumer)
-        for asked in _asked(topic, partition):
-            for level in asked.levels if state is None else ():
-                if level.appended_count:
-                    return True
-            if state is not None:
-                for level, cursor in zip(asked.levels, state.cursors[asked.number], strict=True):
-                    if cursor.delivered_count < level.appended_count:
-                        return True
-        return False
+        return topic is not None and any(count for _, count in _waiting(topic, consumer, partition))
 
     def pending(self, name: str, consumer: str, partition: int = -1) -> list[int]:
         """Messages that the consumer was not given yet, by level; -1 for all partitions together."""
         topic = self._topic(name)
         if topic is None:
             return []
-        state = topic.consumers.get(consumer)
         counts = [0] * len(topic.config.levels)
-        for asked in _asked(topic, partition):
-            for number, level in enumerate(asked.levels):
-                delivered = 0 if state is None else state.cursors[asked.number][number].delivered_count
-                counts[number] += level.appended_count - delivered
+        for level, count in _waiting(topic, consumer, partition):
+            counts[level] += count
         return counts
 
     def next_offset(self, name: str, consumer: str, partition: int) -> int | None:
@@ -134,12 +124,20 @@ class Views:
         """The messages of a pull, in its order. Raises: CorruptionError when one is not there, RecordError."""
         topic = self._machine.state.topics[name]
         messages: list[DeliveredMessage] = []
+        place, base, value = (-1, -1), -1, b""
+        batches: Iterator[tuple[bytes, bytes]] = iter(())
         for wanted in ranges:
             prefix = topic.partitions[wanted.partition].levels[wanted.level].prefix
-            found = list(_messages(self._batch(prefix, wanted.batch_offset), wanted))
+            # Ranges of one level follow each other: one scan reads them all.
+            if place != (wanted.partition, wanted.level) or wanted.batch_offset < base:
+                place, base = (wanted.partition, wanted.level), -1
+                batches = self._reader.scan(keys.batches_from(prefix, wanted.batch_offset), keys.prefix_end(prefix))
+            while base < wanted.batch_offset:
+                key, value = next(batches, _NO_BATCH)
+                base = keys.read_batch_key(key).base
+            found = list(_messages(value, wanted)) if base == wanted.batch_offset else []
             if len(found) != wanted.count:
-                message = f"{len(found)} of {wanted.count} messages are at {wanted.offset} of level {prefix.hex()}"
-                raise CorruptionError(message)
+                raise CorruptionError(f"{len(found)} of {wanted} are in the store, in level {prefix.hex()}")
             messages += found
         return messages
 
@@ -179,12 +177,6 @@ class Views:
     def _topic(self, name: str) -> TopicState | None:
         return self._machine.state.topics.get(name)
 
-    def _batch(self, prefix: bytes, base: int) -> bytes:
-        for _, value in self._reader.scan(keys.batches_from(prefix, base), keys.batches_from(prefix, base + 1)):
-            return value
-        message = f"the record batch at offset {base} of level {prefix.hex()} is not in the store"
-        raise CorruptionError(message)
-
     def _level_from(self, state: LevelState, partition: int, level: int, offset: int) -> Iterator[DeliveredMessage]:
         """The level's messages at or behind the offset."""
         start, stop = keys.batches_from(state.prefix, offset), keys.prefix_end(state.prefix)
@@ -204,6 +196,15 @@ def _asked(topic: TopicState, partition: int) -> list[PartitionState]:
     if partition == -1:
         return topic.partitions
     return topic.partitions[partition : partition + 1] if partition >= 0 else []
+
+
+def _waiting(topic: TopicState, consumer: str, partition: int) -> Iterator[tuple[int, int]]:
+    """(level, messages not delivered yet) of each level of each asked partition."""
+    state = topic.consumers.get(consumer)
+    for asked in _asked(topic, partition):
+        for number, level in enumerate(asked.levels):
+            delivered = 0 if state is None else state.cursors[asked.number][number].delivered_count
+            yield number, level.appended_count - delivered
 
 
 def _status(partition: PartitionState) -> PartitionStatus:
