@@ -16,7 +16,8 @@ from falconq_cluster.broker.broker import Broker
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.clock import Clock
 from falconq_cluster.errors import ConfigurationError, CorruptionError, StopProcess
-from falconq_cluster.machine.machine import Machine, MachineLimits
+from falconq_cluster.machine.machine import Machine
+from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.raft.core import Core, EventLog, RaftTimes
 from falconq_cluster.raft.driver import RaftDriver
 from falconq_cluster.raft.election import Election, ElectionTimes
@@ -48,6 +49,8 @@ class NodeSettings:
     machine: MachineLimits = field(default_factory=MachineLimits)
     journal_segment_bytes: int = 16 * 1024 * 1024
     journal_cache_bytes: int = 64 * 1024 * 1024
+    http_address: str = ""
+    """Where clients are served, as the other members show it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,7 @@ class Node:
             restore_id=lambda: "" if self.machine.cluster_id else self._restore_id,
             own_record=lambda: _record_of(self.machine),
             now_ms=clock.monotonic_ms,
+            http_address=settings.http_address,
         )
         network = parts.make_network(_LateEvents(lambda: self.driver), self.hello, membership.judge)
         return Core(

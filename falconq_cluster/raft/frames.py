@@ -37,6 +37,8 @@ class Hello(Frame, frozen=True, tag=1):
     """Log index of the entry that last changed `members`; 0 while forming."""
     wall_ms: int
     version: int = PROTOCOL_VERSION
+    http_address: str = ""
+    """Where the sender serves clients, for /v1/cluster."""
 
 
 class Append(Frame, frozen=True, tag=2):

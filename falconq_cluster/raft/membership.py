@@ -54,7 +54,9 @@ class Membership:
         restore_id: Callable[[], str],
         own_record: Callable[[], Record],
         now_ms: Callable[[], int],
+        http_address: str = "",
     ) -> None:
+        self._http_addresses = {node_id: http_address}
         self.node_id = node_id
         self.members = members
         self.disk_id = disk_id
@@ -68,6 +70,7 @@ class Membership:
 
     def heard_hello(self, peer: str, hello: Hello) -> None:
         """A connection to the peer began."""
+        self._http_addresses[peer] = hello.http_address
         self._heard(peer, hello.disk_id, hello, heard_all=False)
 
     def heard_status(self, peer: str, status: Status) -> None:
@@ -218,7 +221,12 @@ class Membership:
             members=dict(own.members),
             record_index=own.index,
             wall_ms=wall_ms,
+            http_address=self._http_addresses[self.node_id],
         )
+
+    def http_address_of(self, member: str) -> str:
+        """Where the member serves clients as it last said, "" when it was never heard."""
+        return self._http_addresses.get(member, "")
 
     def explain(self) -> list[str]:
         """Why this node can't serve yet as far as membership goes, each with what to do; empty when it can."""

@@ -25,6 +25,8 @@ class NodeView:
         self._driver = driver
         self._core = driver.core
         self._catch_up_index: int | None = None
+        self.is_draining = False
+        """Whether the node asks for no more clients; it still serves those that it has."""
         self.is_stopping = False
 
     # RaftView.
@@ -94,7 +96,7 @@ class NodeView:
 
     def readiness(self) -> list[str]:
         """Why this node is not ready, each reason with what to do; empty when it is."""
-        if self._driver.is_stopped or self.is_stopping:
+        if self._driver.is_stopped or self.is_stopping or self.is_draining:
             return ["the node is stopping"]
         reasons = self._core.membership.explain()
         if not reasons and self.leader is None:
@@ -121,6 +123,15 @@ class NodeView:
     def is_connected(self, peer: str) -> bool:
         """Whether a connection to the member is up."""
         return peer == self.node_id or self._core.network.is_connected(peer)
+
+    def http_address(self, member: str) -> str:
+        """Where the member serves clients, "" when it was never heard."""
+        return self._core.membership.http_address_of(member)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """All member ids, sorted."""
+        return self._core.membership.members
 
     def match_index(self, peer: str) -> int | None:
         """The last index that the member is known to hold; None unless this node leads or it is this node."""
