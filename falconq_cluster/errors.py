@@ -34,6 +34,7 @@ ERROR_CODES: dict[str, ErrorCode] = _codes(
     ErrorCode("topic_not_found", 404, "There is no such topic"),
     ErrorCode("route_not_found", 404, "There is no such route"),
     ErrorCode("method_not_allowed", 405, "The route does not answer this method"),
+    ErrorCode("request_timeout", 408, "The request did not come whole in time", is_retryable=True),
     ErrorCode("body_too_large", 413, "The body is larger than the limit"),
     ErrorCode("unsupported_media_type", 415, "The body is of another type"),
     ErrorCode("overloaded", 429, "The node holds as much waiting work as it may", is_retryable=True),

@@ -1,0 +1,173 @@
+"""What clients get: the JSON of every answer.
+
+What lives here: the shapes of the seed routes' answers, and problem+json (RFC 9457).
+Rules: field names are the contract of API.md and only grow. Message bodies and headers are embedded byte for byte.
+Times are RFC 3339 in UTC with milliseconds.
+Must not know: aiohttp, routes, how the broker found the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from falconq_cluster.broker.requests import Batch, Message, PartitionStatus, Published
+from falconq_cluster.errors import FalconQError
+
+PROBLEM_JSON = "application/problem+json"
+COMMITTED = "message committed"
+RETRY_AFTER_SECONDS = 1
+"""An election takes about half a second."""
+
+_encoder = msgspec.json.Encoder()
+_NULL = msgspec.Raw(b"null")
+
+
+class PublishAnswer(msgspec.Struct, frozen=True):
+    status: str
+    topic: str
+    partition: int = msgspec.field(name="partitionID")
+    offset: int
+    priority: str
+    id: str
+    level: int
+    index: int
+    timestamp: str
+    duplicate: bool
+
+
+class MessageAnswer(msgspec.Struct, frozen=True):
+    id: str
+    message: msgspec.Raw
+    priority: str
+    level: int
+    offset: int
+    partition: int = msgspec.field(name="partitionID")
+    timestamp: str
+    headers: msgspec.Raw
+    partition_key: str | None = msgspec.field(name="partitionKey")
+    delivery_count: int = msgspec.field(name="deliveryCount")
+
+
+class BatchAnswer(msgspec.Struct, frozen=True):
+    consumer: str | None = msgspec.field(name="consumerID")
+    topic: str
+    partition: int | None = msgspec.field(name="partitionID")
+    messages: list[MessageAnswer]
+    count: int
+    start_offset: int | None = msgspec.field(name="startOffset")
+    next_offset: int | None = msgspec.field(name="nextOffset")
+    cursor: dict[str, int] | None
+    pending: dict[str, int] | None
+
+
+class PartitionAnswer(msgspec.Struct, frozen=True):
+    id: int
+    leader: str | None
+    first_offset: int = msgspec.field(name="firstOffset")
+    next_offset: int = msgspec.field(name="nextOffset")
+    depth: dict[str, int]
+    bytes: int
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """RFC 9457 section 3.1, and our members."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+    message: str
+    details: dict[str, object]
+
+
+def rfc3339(time_ms: int) -> str:
+    """The time in UTC, such as 2026-01-31T12:00:00.000Z."""
+    seconds, milliseconds = divmod(time_ms, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{milliseconds:03d}Z"
+
+
+def encode_published(published: Published) -> bytes:
+    return _encoder.encode(
+        PublishAnswer(
+            COMMITTED,
+            published.topic,
+            published.partition,
+            published.offset,
+            published.priority,
+            published.id,
+            published.level,
+            published.index,
+            rfc3339(published.timestamp_ms),
+            published.duplicate,
+        )
+    )
+
+
+def encode_batch(batch: Batch) -> bytes:
+    messages = [_message(message) for message in batch.messages]
+    return _encoder.encode(
+        BatchAnswer(
+            batch.consumer,
+            batch.topic,
+            batch.partition,
+            messages,
+            len(messages),
+            batch.start_offset,
+            batch.next_offset,
+            batch.cursor,
+            batch.pending,
+        )
+    )
+
+
+def _message(message: Message) -> MessageAnswer:
+    return MessageAnswer(
+        message.id,
+        msgspec.Raw(message.message),
+        message.priority,
+        message.level,
+        message.offset,
+        message.partition,
+        rfc3339(message.timestamp_ms),
+        _NULL if message.headers is None else msgspec.Raw(message.headers),
+        message.partition_key,
+        message.delivery_count,
+    )
+
+
+def encode_topics(topics: Sequence[str]) -> bytes:
+    return _encoder.encode({"topics": list(topics)})
+
+
+def encode_partitions(topic: str, partitions: Sequence[PartitionStatus]) -> bytes:
+    rows = [
+        PartitionAnswer(row.id, row.leader, row.first_offset, row.next_offset, row.depth, row.bytes)
+        for row in partitions
+    ]
+    return _encoder.encode({"topic": topic, "partitions": rows})
+
+
+def encode_plain(value: dict[str, object]) -> bytes:
+    return _encoder.encode(value)
+
+
+def encode_problem(error: FalconQError) -> bytes:
+    """The error as application/problem+json, with the seed's `message` and `details` beside the standard members."""
+    code = error.code
+    return _encoder.encode(
+        Problem(
+            f"urn:falconq:problem:{code.code}",
+            code.title,
+            code.status,
+            error.message,
+            code.code,
+            code.is_retryable,
+            error.message,
+            error.details,
+        )
+    )

@@ -1,0 +1,248 @@
+"""Judging what clients send: query parameters, headers, bodies.
+
+What lives here: readers of parameters and of the publish body, each refusal with the field's name.
+Rules: what passes here has valid names and numbers; nothing unknown, repeated or ambiguous passes. A message's JSON
+bytes are kept as they came. What can only be judged with the topic's configuration is left to the broker.
+Must not know: aiohttp, routes, the broker.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from array import array
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import accumulate
+from typing import Annotated
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from falconq_cluster.config import NAME_PATTERN
+from falconq_cluster.errors import FalconQError
+
+NUMBER_MAX = 2**63 - 1
+PARTITION_MAX = 2**16 - 1
+QUERY_PARAMETERS_MAX = 20
+PARTITION_KEY_CHARS_MAX = 256
+HEADER_COUNT_MAX = 64
+HEADER_NAME_CHARS_MAX = 128
+HEADER_VALUE_CHARS_MAX = 4096
+SHOWN_CHARS_MAX = 80
+"""How much of a refused value is repeated in the refusal."""
+
+_DIGITS = re.compile(r"[0-9]{1,19}", re.ASCII)
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_FIELD_OF_ERROR = re.compile(r"`\$\.(\w+)")
+_UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`$", re.DOTALL)
+_MISSING_FIELD = re.compile(r"missing required field `(\w+)`")
+_NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'"[]{}')
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+"""Brackets as signed bytes: one deeper, one less deep."""
+
+
+class PublishBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The body of a publish, before it is judged further."""
+
+    message: msgspec.Raw
+    priority: str | Annotated[int, msgspec.Meta(ge=0, le=PARTITION_MAX)] | None = None
+    partition_key: Annotated[str, msgspec.Meta(min_length=1, max_length=PARTITION_KEY_CHARS_MAX)] | None = (
+        msgspec.field(name="partitionKey", default=None)
+    )
+    partition: Annotated[int, msgspec.Meta(ge=0, le=PARTITION_MAX)] | None = msgspec.field(
+        name="partitionID", default=None
+    )
+    headers: msgspec.Raw = msgspec.Raw()
+
+
+_FIELD_TOKENS = tuple(f'"{name}"'.encode() for name in PublishBody.__struct_encode_fields__)
+_publish_decoder = msgspec.json.Decoder(PublishBody)
+_headers_decoder: msgspec.json.Decoder[dict[str, str]] = msgspec.json.Decoder(dict[str, str])
+
+
+def refuse(field: str, text: str, *, code: str = "bad_request") -> FalconQError:
+    """A refusal that names the field."""
+    return FalconQError(code, text, details={"field": field})
+
+
+def shown(value: str) -> str:
+    """The value in quotes as it may be repeated to the client: one line, bounded."""
+    text = value if len(value) <= SHOWN_CHARS_MAX else value[:SHOWN_CHARS_MAX] + "…"
+    return "'" + "".join(char if char.isprintable() else "�" for char in text) + "'"
+
+
+def read_name(value: str, field: str) -> str:
+    """A topic's or consumer's name. Raises: bad_request."""
+    if NAME_PATTERN.fullmatch(value) is None:
+        raise refuse(
+            field, f"{field} is {shown(value)}; a name has 1 to 200 of A-Z a-z 0-9 . _ - and does not start with . or -"
+        )
+    return value
+
+
+class Query:
+    """The parameters of one query string, each at most once and all of them known."""
+
+    def __init__(self, text: str, known: Sequence[str]) -> None:
+        self._values: dict[str, str] = {}
+        if not text:
+            return
+        try:
+            pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=QUERY_PARAMETERS_MAX)
+        except ValueError as error:
+            message = f"the query string is not readable: it has more than {QUERY_PARAMETERS_MAX} parts or isn't UTF-8"
+            raise FalconQError("bad_request", message) from error
+        for name, value in pairs:
+            if name not in known:
+                allowed = f"known here: {', '.join(known)}" if known else "there are none here"
+                raise refuse(
+                    name[:SHOWN_CHARS_MAX], f"parameter {shown(name)} is not known; {allowed}", code="unknown_field"
+                )
+            if name in self._values:
+                raise refuse(name, f"parameter '{name}' is there more than once; give it one value")
+            self._values[name] = value
+
+    def text(self, name: str) -> str | None:
+        return self._values.get(name)
+
+    def required(self, name: str, example: str) -> str:
+        value = self._values.get(name)
+        if value is None:
+            raise refuse(name, f"parameter '{name}' is missing; add it to the query, for example {example}")
+        return value
+
+    def number(self, name: str, *, least: int, most: int = NUMBER_MAX) -> int | None:
+        """A whole number within bounds, None when it isn't there. Raises: bad_request."""
+        value = self._values.get(name)
+        return None if value is None else read_number(value, name, least=least, most=most)
+
+    def choice(self, name: str, choices: Sequence[str]) -> str:
+        """One of the choices, the first when it isn't there. Raises: bad_request."""
+        value = self._values.get(name, choices[0])
+        if value not in choices:
+            raise refuse(name, f"parameter '{name}' is {shown(value)}; it is one of {', '.join(choices)}")
+        return value
+
+    def time_ms(self, name: str) -> int | None:
+        """An RFC 3339 time as milliseconds since 1970, None when it isn't there. Raises: bad_request."""
+        value = self._values.get(name)
+        if value is None:
+            return None
+        # A plus sign that wasn't encoded arrives as a space; no valid time has one there.
+        text = value.replace(" ", "+")
+        if _RFC3339.fullmatch(text):
+            try:
+                return max(0, round(datetime.fromisoformat(text.upper()).timestamp() * 1000))
+            except (ValueError, OverflowError):
+                pass
+        raise refuse(name, f"parameter '{name}' is {shown(value)}; write an RFC 3339 time such as 2026-01-31T12:00:00Z")
+
+
+def read_number(value: str, name: str, *, least: int, most: int = NUMBER_MAX) -> int:
+    """A whole number within bounds. Raises: bad_request."""
+    if _DIGITS.fullmatch(value) is None or not least <= int(value) <= most:
+        limits = f"from {least} to {most}" if most < NUMBER_MAX else f"from {least} on"
+        raise refuse(name, f"'{name}' is {shown(value)}; it is a whole number {limits}")
+    return int(value)
+
+
+def check_content_type(value: str | None, encoding: str | None) -> None:
+    """Raises: unsupported_media_type when the body isn't plain JSON in UTF-8."""
+    if encoding is not None and encoding.strip().lower() != "identity":
+        message = f"Content-Encoding is {shown(encoding)}; send the body without compression"
+        raise FalconQError("unsupported_media_type", message)
+    if value is None or value == "application/json":
+        return
+    kind, *parameters = (part.strip().lower() for part in value.split(";"))
+    charsets = [part.partition("=")[2].strip('"') for part in parameters if part.startswith("charset=")]
+    if kind != "application/json" or any(charset not in ("utf-8", "utf8") for charset in charsets):
+        message = f"Content-Type is {shown(value)}; send JSON in UTF-8 with 'Content-Type: application/json'"
+        raise FalconQError("unsupported_media_type", message)
+
+
+def read_publish(data: bytes, *, depth_max: int) -> PublishBody:
+    """The publish body; its headers are a JSON object of strings or empty. Raises: bad_request, unknown_field."""
+    if not data:
+        raise FalconQError(
+            "bad_request", 'the body is empty; send JSON such as {"message": "hello", "priority": "high"}'
+        )
+    try:
+        body = _publish_decoder.decode(data)
+        if not data.isascii():
+            data.decode()  # The message itself is kept as it came, so the decoder has not looked at its encoding.
+    except msgspec.ValidationError as error:
+        raise _explain(str(error)) from error
+    except UnicodeDecodeError as error:
+        raise FalconQError("bad_request", f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
+    except msgspec.DecodeError as error:
+        text = str(error).removeprefix("JSON is malformed: ")
+        raise FalconQError("bad_request", f"the body is not valid JSON: {text}") from error
+    except RecursionError as error:
+        raise FalconQError("bad_request", f"the body is nested deeper than {depth_max} levels; flatten it") from error
+    if _depth_exceeds(data, depth_max):
+        raise FalconQError("bad_request", f"the body is nested deeper than {depth_max} levels; flatten it")
+    _refuse_repeated_fields(data)
+    _check_headers(bytes(body.headers))
+    return body
+
+
+def _explain(error: str) -> FalconQError:
+    """Turns the decoder's words into a refusal that names the field."""
+    if match := _UNKNOWN_FIELD.search(error):
+        known = ", ".join(PublishBody.__struct_encode_fields__)
+        name = match[1]
+        text = f"field {shown(name)} is not known; known here: {known}"
+        return refuse(name[:SHOWN_CHARS_MAX], text, code="unknown_field")
+    if match := _MISSING_FIELD.search(error):
+        return refuse(match[1], f"field '{match[1]}' is missing; the body needs at least {{\"message\": …}}")
+    what, _, _ = error.partition(" - at ")
+    what = what.replace("`", "").replace("Expected", "expected", 1)
+    if match := _FIELD_OF_ERROR.search(error):
+        return refuse(match[1], f"field '{match[1]}' is not right: {what}")
+    return FalconQError("bad_request", f'the body is not right: {what}; send {{"message": …}}')
+
+
+def _depth_exceeds(data: bytes, depth_max: int) -> bool:
+    """Whether valid JSON nests deeper than `depth_max`; runs at C speed, since it sees every body."""
+    if data.count(b"[") + data.count(b"{") <= depth_max:
+        return False
+    without_escapes = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    outside_strings = b"".join(without_escapes.translate(None, _NOT_STRUCTURE).split(b'"')[::2])
+    return max(accumulate(array("b", outside_strings.translate(_STEPS)))) > depth_max
+
+
+def _refuse_repeated_fields(data: bytes) -> None:
+    """Raises: bad_request when a field of the body itself is there twice; the message's own are its owner's matter."""
+    if all(data.count(token) <= 1 for token in _FIELD_TOKENS) and b"\\u" not in data:
+        return  # A repeated field would show twice, unless it were spelled with escapes.
+    names = [name for name, _ in _outermost_pairs(data)]
+    for name in names:
+        if names.count(name) > 1:
+            raise refuse(name, f"field '{name}' is there more than once; give it one value")
+
+
+def _outermost_pairs(data: bytes) -> list[tuple[str, object]]:
+    """The pairs of a valid JSON object, repeated names included. Numbers stay text: a long one would be refused."""
+    pairs: list[tuple[str, object]] = json.loads(data, object_pairs_hook=list, parse_int=str, parse_float=str)
+    return pairs
+
+
+def _check_headers(raw: bytes) -> None:
+    if raw in (b"", b"null"):
+        return
+    try:
+        headers = _headers_decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        raise refuse("headers", f"field 'headers' is an object of strings: {error}") from error
+    if len(headers) != len(_outermost_pairs(raw)):
+        raise refuse("headers", "field 'headers' has a name more than once; give it one value")
+    if len(headers) > HEADER_COUNT_MAX:
+        raise refuse("headers", f"field 'headers' has {len(headers)} names; at most {HEADER_COUNT_MAX} are kept")
+    for name, value in headers.items():
+        if not 1 <= len(name) <= HEADER_NAME_CHARS_MAX or len(value) > HEADER_VALUE_CHARS_MAX:
+            raise refuse(
+                "headers",
+                f"header {shown(name)} is too long; a name has 1 to {HEADER_NAME_CHARS_MAX} characters, "
+                f"a value up to {HEADER_VALUE_CHARS_MAX}",
+            )

@@ -1,0 +1,53 @@
+"""The routes for operators: probes, the cluster as this node sees it, metrics.
+
+What lives here: /livez, /readyz, /v1/cluster, /metrics.
+Rules: they answer at once from what the node knows, also when it has too much to do or no leader.
+Must not know: the broker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from falconq_cluster.gateway import answers
+from falconq_cluster.gateway.fields import Query
+from falconq_cluster.gateway.routing import Answer, Call, Route
+from falconq_cluster.gateway.seams import NodeStatus
+from falconq_cluster.telemetry import METRICS_CONTENT_TYPE, Metrics
+
+READ = ("GET", "HEAD")
+
+
+class OperationRoutes:
+    """The handlers, over one node's status."""
+
+    def __init__(self, node: NodeStatus, metrics: Metrics, is_draining: Callable[[], bool]) -> None:
+        self._node = node
+        self._metrics = metrics
+        self._is_draining = is_draining
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(READ, "/livez", self.livez, is_probe=True),
+            Route(READ, "/readyz", self.readyz, is_probe=True),
+            Route(READ, "/v1/cluster", self.cluster, is_probe=True),
+            Route(READ, "/metrics", self.scrape, is_probe=True),
+        ]
+
+    async def livez(self, _call: Call) -> Answer:
+        is_live = self._node.live()
+        return Answer(answers.encode_plain({"live": is_live}), status=200 if is_live else 503)
+
+    async def readyz(self, _call: Call) -> Answer:
+        is_ready, reasons = self._node.ready()
+        if self._is_draining():
+            is_ready, reasons = False, [*reasons, "the node is stopping"]
+        body = answers.encode_plain({"ready": is_ready, "reasons": reasons})
+        return Answer(body, status=200 if is_ready else 503)
+
+    async def cluster(self, call: Call) -> Answer:
+        Query(call.query, ())
+        return Answer(answers.encode_plain(self._node.status()))
+
+    async def scrape(self, _call: Call) -> Answer:
+        return Answer(self._metrics.scrape(), content_type=METRICS_CONTENT_TYPE)

@@ -1,0 +1,67 @@
+"""What the gateway asks of the node it stands in.
+
+What lives here: the protocols of the broker's service and of the node's status; app.py hands in what fulfils them.
+Rules: whatever goes wrong in a service call is a `FalconQError`. Status calls return at once.
+Must not know: HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from falconq_cluster.broker.requests import (
+    Batch,
+    ConsumeRequest,
+    PartitionStatus,
+    PeekRequest,
+    Published,
+    PublishRequest,
+)
+
+
+class Service(Protocol):
+    """What the product does; implemented by broker/service.py."""
+
+    async def publish(self, request: PublishRequest) -> Published:
+        """The message is on the disks of a majority when it returns. Cancelling forgets the answer, not the message."""
+
+    async def consume(self, request: ConsumeRequest) -> Batch:
+        """The next messages; the cursors have moved when it returns."""
+
+    async def peek(self, request: PeekRequest) -> Batch:
+        """What this node has stored."""
+
+    def topics(self) -> Sequence[str]:
+        """Names of all topics, sorted."""
+
+    def partitions(self, topic: str) -> Sequence[PartitionStatus]:
+        """The topic's partitions. Raises: topic_not_found."""
+
+    async def wait_index(self, index: int, deadline_ms: int) -> None:
+        """Returns when this node has applied `index`. Raises: index_not_reached."""
+
+
+class NodeStatus(Protocol):
+    """What the node knows about itself and the cluster."""
+
+    @property
+    def node_id(self) -> str:
+        """This member's name."""
+
+    @property
+    def leader(self) -> str | None:
+        """Who leads as far as this node knows."""
+
+    @property
+    def applied_index(self) -> int:
+        """Last log index that this node has applied."""
+
+    def status(self) -> dict[str, object]:
+        """The body of /v1/cluster."""
+
+    def ready(self) -> tuple[bool, list[str]]:
+        """Whether the node takes requests, and if not, why: one sentence a reason."""
+
+    def live(self) -> bool:
+        """Whether the process works; false asks for a restart."""

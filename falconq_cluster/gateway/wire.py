@@ -1,0 +1,122 @@
+"""One request and one answer on an HTTP/1.1 connection.
+
+What lives here: a call over aiohttp's low-level request, and an answer that goes out as one write.
+Rules: a body is never held beyond its limit, also while it comes. An answer's head is formed here and not by
+`web.Response`, which takes longer than all else that a small publish needs.
+Must not know: routes, fields, the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.helpers import rfc822_formatted_time
+
+from falconq_cluster.errors import FalconQError
+from falconq_cluster.gateway.routing import Answer, Route
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class HttpCall:
+    """A request, as handlers see it."""
+
+    __slots__ = ("_body_bytes_max", "_body_timeout_ms", "_request", "deadline_ms", "method", "query", "route", "topic")
+
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        route: Route,
+        topic: str,
+        *,
+        deadline_ms: int,
+        body_bytes_max: int,
+        body_timeout_ms: int,
+    ) -> None:
+        self._request = request
+        self._body_bytes_max = body_bytes_max
+        self._body_timeout_ms = body_timeout_ms
+        self.method = request.method
+        self.route = route
+        self.topic = topic
+        self.query = request.rel_url.raw_query_string
+        self.deadline_ms = deadline_ms
+
+    def header(self, name: str) -> str | None:
+        return self._request.headers.get(name)
+
+    async def body(self) -> bytes:
+        """The whole body. Raises: body_too_large before more than the limit is held, request_timeout."""
+        request = self._request
+        if (request.content_length or 0) > self._body_bytes_max:
+            raise self._too_large(f"{request.content_length} bytes")
+        if request.headers.get("Expect", "").lower() == "100-continue" and not request.content.is_eof():
+            await request.writer.write(CONTINUE)
+        try:
+            async with asyncio.timeout(self._body_timeout_ms / 1000):
+                return await self._read()
+        except TimeoutError as error:
+            message = f"the body did not come whole within {self._body_timeout_ms} ms; send it faster"
+            raise FalconQError("request_timeout", message) from error
+        except web.RequestPayloadError as error:
+            raise FalconQError("bad_request", f"the body broke off or is not framed as HTTP asks: {error}") from error
+
+    async def _read(self) -> bytes:
+        content = self._request.content
+        first = await content.readany()
+        if content.is_eof():
+            if len(first) > self._body_bytes_max:
+                raise self._too_large("more")
+            return first
+        data = bytearray(first)
+        while chunk := await content.readany():
+            data += chunk
+            if len(data) > self._body_bytes_max:
+                raise self._too_large("more")
+        return bytes(data)
+
+    def _too_large(self, size: str) -> FalconQError:
+        return FalconQError(
+            "body_too_large",
+            f"the body has {size}, the limit is {self._body_bytes_max} bytes; send a smaller message",
+            details={"bodyBytesMax": self._body_bytes_max},
+        )
+
+
+class WireAnswer(web.StreamResponse):
+    """An answer as aiohttp's connection handler wants it: `prepare`, `write_eof` and `keep_alive` are all it uses."""
+
+    def __init__(self, request: web.BaseRequest, answer: Answer, head: str, *, closes: bool) -> None:
+        self._wire_request = request
+        self._answer = answer
+        self._wire_head = head
+        self._closes = closes or not request.keep_alive
+
+    @property
+    def status(self) -> int:
+        return self._answer.status
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection stays open."""
+        return not self._closes
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Nothing to do before the one write."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Head and body leave in one write."""
+        answer = self._answer
+        request = self._wire_request
+        if self._closes:
+            connection = "Connection: close\r\n"
+        else:
+            connection = "" if request.version[1] else "Connection: keep-alive\r\n"
+        head = (
+            f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\n"
+            f"Content-Type: {answer.content_type}\r\nContent-Length: {len(answer.body)}\r\n"
+            f"{self._wire_head}{connection}Date: {rfc822_formatted_time()}\r\n\r\n"
+        ).encode("latin-1")
+        await request.writer.write(head if request.method == "HEAD" else head + answer.body + data)
