@@ -147,7 +147,14 @@ class Settings(BaseSettings):
     journal_segment_bytes: int = Field(16 * MIB, ge=64 * KIB, description="Size of one journal file.")
     journal_cache_bytes: int = Field(64 * MIB, ge=MIB, description="Newest journal entries that are kept in memory.")
     journal_keep_entries: int = Field(
-        50_000, ge=1, description="Entries that stay in the journal behind a snapshot, for followers that lag."
+        10_000, ge=1, description="Entries that stay in the journal behind a snapshot, for followers that lag."
+    )
+    flush_entries: int = Field(50_000, ge=1, description="Applied entries after which the store is flushed.")
+    journal_bytes_max: int = Field(
+        256 * MIB, ge=MIB, description="Journal size above which the store is flushed and the journal cut."
+    )
+    leader_fallback_ms: int = Field(
+        1000, ge=200, description="A leader that no majority answers for so long steps down."
     )
     snapshot_chunk_bytes: int = Field(256 * KIB, ge=4 * KIB, le=4 * MIB, description="Part of a snapshot in one frame.")
 
