@@ -293,6 +293,7 @@ class RaftDriver:
         record_before = core.replica.machine.record_index
         applied = core.replica.apply(index, term, entry)
         core.library.last_applied = index
+        core.log_time.not_before(applied.stamp_ms)
         core.counters.entries_applied += 1
         if core.replica.machine.record_index != record_before:
             core.log("members_recorded", cluster_id=core.replica.machine.cluster_id, index=index)

@@ -119,6 +119,7 @@ class Leading:
         core = self._core
         if not core.library.leads or core.election.is_disk_stalled():
             return
+        self._replication.note_lag()
         self._round += 1
         core.send_to_others(Keepalive(core.library.term, self._round, core.log_time.lead_ms()))
         if self._divergence.is_disputed:

@@ -36,6 +36,12 @@ class LogTime:
         self._read_ms = self._clock.monotonic_ms()
         self._is_known = True
 
+    def not_before(self, stamp_ms: int) -> None:
+        """An entry with this stamp was applied: the reading is not below it, here or on the next leader."""
+        if self._is_known and self.now_ms() < stamp_ms:
+            self._time_ms = stamp_ms
+            self._read_ms = self._clock.monotonic_ms()
+
     def now_ms(self) -> int:
         """The leader's reading, extrapolated; 0 when never heard."""
         if not self._is_known:

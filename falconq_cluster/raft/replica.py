@@ -36,6 +36,8 @@ class Replica:
         files.make_directory(directory)
         self._generation = self._read_pointer()
         self._remove_leftovers()
+        # LevelDB makes its directory without syncing its name; a power loss would take the whole store.
+        files.make_directory(self._path(self._generation))
         self.store = open_store(self._path(self._generation))
         self.machine = Machine.load(self.store, limits)
         self.flushed_index = self.machine.applied_index
@@ -68,6 +70,7 @@ class Replica:
         """A fresh store beside the present one, and its path."""
         path = self._path(self._generation + 1)
         self._files.remove_tree(path)
+        self._files.make_directory(path)
         return path, self._open_store(path)
 
     def switch_job(self) -> Callable[[], None]:

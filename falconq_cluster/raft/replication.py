@@ -25,6 +25,7 @@ class Replication:
         self._epochs = dict.fromkeys(core.others, 0)
         self._learner_match = dict.fromkeys(core.others, 0)
         self._offered_ms: dict[str, int] = {}
+        self._behind_since_ms: dict[str, int] = {}
         self._pending_commit = 0
         self.has_heard_commit = False
         """Whether a leader has said in this run what is committed, over a log that joins this node's."""
@@ -166,10 +167,25 @@ class Replication:
         """The last index that the peer is known to hold, whether it counts or not."""
         return max(self._learner_match[peer], self._core.library.match_index(peer))
 
+    def behind_ms(self, peer: str) -> int:
+        """How long the peer has not held all that is committed; 0 when it does."""
+        since = self._behind_since_ms.get(peer)
+        return 0 if since is None else self._core.clock.monotonic_ms() - since
+
+    def note_lag(self) -> None:
+        """Remember since when each peer is behind; called at each heartbeat of a leader."""
+        now = self._core.clock.monotonic_ms()
+        for peer in self._core.others:
+            if self.lag_of(peer) >= self._core.library.commit_index:
+                self._behind_since_ms.pop(peer, None)
+            else:
+                self._behind_since_ms.setdefault(peer, now)
+
     def leadership_began(self) -> None:
         """Nothing is known yet of what the others hold."""
         self._learner_match = dict.fromkeys(self._core.others, 0)
         self._offered_ms.clear()
+        self._behind_since_ms.clear()
         for peer in self._core.others:
             if self._core.network.is_connected(peer):
                 self._core.library.connect(peer)

@@ -84,7 +84,8 @@ class NodeView:
 
     def log_time_ms(self) -> int:
         core = self._core
-        return core.log_time.lead_ms() if core.library.leads else core.log_time.now_ms()
+        reading = core.log_time.lead_ms() if core.library.leads else core.log_time.now_ms()
+        return max(reading, core.replica.machine.log_time_ms) if reading else 0
 
     def request_step(self) -> None:
         self._driver.request_step()
@@ -119,6 +120,23 @@ class NodeView:
         if core.membership.is_forming:
             return "forming"
         return "candidate" if core.library.is_candidate else "follower"
+
+    def state_of(self, member: str) -> str:
+        """What another member is as far as this node knows: leader, follower, learner, forming or unreachable."""
+        core = self._core
+        if not core.network.is_connected(member):
+            return "unreachable"
+        if self.leader == member:
+            return "leader"
+        if not core.membership.record().cluster_id:
+            return "forming"
+        return "follower" if core.membership.counts(member) else "learner"
+
+    def lag_ms(self, member: str) -> int | None:
+        """How long the member has not held all that this leader has committed; None when this node does not lead."""
+        if not self._core.library.leads:
+            return None
+        return 0 if member == self.node_id else self._driver.replication.behind_ms(member)
 
     def is_connected(self, peer: str) -> bool:
         """Whether a connection to the member is up."""

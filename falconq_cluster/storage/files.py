@@ -42,7 +42,7 @@ class FileSystem(Protocol):
         """Names in the directory, sorted; empty when it does not exist."""
 
     def make_directory(self, path: str) -> None:
-        """Create it and its parents; harmless when there."""
+        """Create it and its missing parents, durably by name when it returns; harmless when there."""
 
     def exists(self, path: str) -> bool:
         """Whether a file or directory has this path."""
@@ -108,7 +108,13 @@ class RealFileSystem:
             return []
 
     def make_directory(self, path: str) -> None:
-        os.makedirs(path, exist_ok=True)
+        missing: list[str] = []
+        while not os.path.isdir(path):
+            missing.append(path)
+            path = os.path.dirname(path) or "."
+        for directory in reversed(missing):
+            os.makedirs(directory, exist_ok=True)
+            self.sync_directory(os.path.dirname(directory) or ".")
 
     def exists(self, path: str) -> bool:
         return os.path.exists(path)

@@ -1,0 +1,91 @@
+"""How much the broker holds at once, and what it counts.
+
+What lives here: the limits with their defaults, and the counters that telemetry reads.
+Rules: every queue of the broker is bounded by one of these; at a bound there is an early, clear refusal. Limits
+are of one node: members may differ.
+Must not know: where the values come from, Prometheus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerLimits:
+    """The bounds of one node's broker."""
+
+    command_bytes_max: int = MIB
+    """A command takes no more operations once it has this many bytes."""
+    operation_bytes_max: int = 4 * MIB - 65_536
+    """One operation must fit a command of 4 MiB, with the command's head and keys (P12)."""
+    command_operations_max: int = 500
+    command_keys_max: int = 980
+    """Keys that a command may write, of the 1,000 that P12 allows; the rest is for its own records."""
+    outstanding_commands_max: int = 8
+    """Commands that are sequenced and not applied; what comes meanwhile gathers for the next one."""
+    outstanding_bytes_max: int = 16 * MIB
+    waiting_operations_max: int = 20_000
+    """Operations without a sequence."""
+    waiting_bytes_max: int = 64 * MIB
+    merge_count_max: int = 256
+    """Messages of one record batch: whoever reads one message reads its batch."""
+    merge_bytes_max: int = 65_536
+    pull_bytes_max: int = 4 * MIB
+    """Bytes of messages in one answer; one message always fits."""
+    polls_max: int = 10_000
+    """Consumes that wait for messages."""
+    index_waits_max: int = 10_000
+    no_leader_wait_ms: int = 5_000
+    """Requests wait this long for an election; then they are refused at once until there is a leader."""
+    fresh_wait_ms: int = 300
+    """How long an empty answer waits for the leader's word that it is not stale."""
+    expiry_allowance_ms: int = 250
+    """How much later than its client's deadline an operation still takes effect: what two clocks may differ."""
+    resend_ms: int = 1_000
+    """Outstanding commands without progress for so long are sent again."""
+    open_retry_ms: int = 500
+    """An origin's opening that is not applied after so long is proposed again."""
+    auto_create: bool = True
+    """Publishing creates a missing topic."""
+
+
+def _ignore(_value: int) -> None:
+    return
+
+
+@dataclass(slots=True)
+class BrokerMetrics:
+    """What happened since the start; plain numbers that telemetry reads, and hooks for distributions."""
+
+    command_count: int = 0
+    """Commands sealed here."""
+    operation_count: int = 0
+    """Operations in them, after merging."""
+    published_count: int = 0
+    """Messages appended for clients of this node."""
+    delivered_count: int = 0
+    pull_count: int = 0
+    """Pulls proposed."""
+    pull_empty_count: int = 0
+    """Pulls that found nothing when they were applied."""
+    forward_count: int = 0
+    """Commands sent to a leader elsewhere, repeats included."""
+    rewind_count: int = 0
+    repeat_count: int = 0
+    """Leader: forwarded commands dropped because they were in the log already."""
+    gap_count: int = 0
+    """Leader: forwarded commands dropped because an earlier one is missing."""
+    overloaded_count: int = 0
+    unknown_outcome_count: int = 0
+    expired_count: int = 0
+    """Operations whose deadline passed before they got a sequence."""
+    resubmitted_count: int = 0
+    """Operations that were sealed under an epoch that ended before they were applied."""
+    fresh_round_count: int = 0
+    observe_messages_per_command: Callable[[int], None] = _ignore
+    observe_commit_ms: Callable[[int], None] = _ignore
+    """From sealing a command to applying it here."""

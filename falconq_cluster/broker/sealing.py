@@ -1,0 +1,137 @@
+"""How waiting operations become a command's operations.
+
+What lives here: the merging of single appends, the time at which operations expire, and how many keys they write.
+Rules: only appends that differ in nothing but their records are merged, and their times to expire are equal after
+rounding up: so one judgement of the machine is exact for each of them. Order within a (topic, partition, level) is
+the order of submission.
+Must not know: sequences, epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from falconq_cluster.broker.limits import BrokerLimits
+from falconq_cluster.broker.waiters import Waiter
+from falconq_cluster.machine.commands import Append, Pull
+from falconq_cluster.machine.state import MachineLimits
+
+EXPIRY_GRAIN_MS = 250
+"""Times to expire are rounded up to it, so that requests of one moment can be merged."""
+
+
+@dataclass(slots=True)
+class SealedOperation:
+    """An operation of a command, and who waits for its result."""
+
+    operation: Append | Pull
+    waiters: list[Waiter]
+    """One, or one for each message of a merged append."""
+
+
+_ATTEMPTS_MAX = MachineLimits().attempts_per_consumer_max
+"""A pull may drop so many that are over."""
+
+
+class KeyCount:
+    """Counts the keys that operations write at most, together (P12)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._seen: set[tuple[str, str | int]] = set()
+
+    def add(self, operation: Append | Pull, partitions: int) -> None:
+        if isinstance(operation, Append):
+            # The batch; and once each, the partition and perhaps the topic.
+            group: tuple[str, str | int] = (operation.topic, operation.partition)
+            once, each = 2, 1
+        else:
+            # The consumer, an attempt and the one it displaces; and once each, cursors and attempts that are over.
+            group = (operation.topic, operation.consumer)
+            once, each = partitions + _ATTEMPTS_MAX, 3 if operation.attempt else 1
+        if group not in self._seen:
+            self._seen.add(group)
+            self.count += once
+        self.count += each
+
+
+_Key = tuple[str, int, int, bool, int]
+
+
+def seal(waiters: Sequence[Waiter], limits: BrokerLimits, *, log_time_ms: int, now_ms: int) -> list[SealedOperation]:
+    """The operations of one command for all the waiters, with their times to expire (P10)."""
+    sealed: list[SealedOperation] = []
+    open_merges: dict[_Key, _Merge] = {}
+    merges: list[_Merge] = []
+    for waiter in waiters:
+        remaining_ms = max(0, waiter.deadline_ms - now_ms) + limits.expiry_allowance_ms
+        not_after_ms = -(-(log_time_ms + remaining_ms) // EXPIRY_GRAIN_MS) * EXPIRY_GRAIN_MS
+        operation = waiter.operation
+        if isinstance(operation, Pull):
+            sealed.append(SealedOperation(_pull_until(operation, not_after_ms), [waiter]))
+            continue
+        if operation.count > 1:
+            sealed.append(SealedOperation(_append_until(operation, [operation.records], not_after_ms), [waiter]))
+            continue
+        key = (operation.topic, operation.partition, operation.level, operation.may_create, not_after_ms)
+        merge = open_merges.get(key)
+        if merge is None or not merge.has_room(operation, limits):
+            merge = _Merge(SealedOperation(operation, []), [], 0, not_after_ms)
+            open_merges[key] = merge
+            merges.append(merge)
+            sealed.append(merge.sealed)
+        merge.add(operation, waiter)
+    for merge in merges:
+        merge.close()
+    return sealed
+
+
+@dataclass(slots=True)
+class _Merge:
+    """An append that grows while the command is put together."""
+
+    sealed: SealedOperation
+    records: list[bytes]
+    size_bytes: int
+    not_after_ms: int
+
+    def has_room(self, operation: Append, limits: BrokerLimits) -> bool:
+        return (
+            len(self.records) < limits.merge_count_max
+            and self.size_bytes + len(operation.records) <= limits.merge_bytes_max
+        )
+
+    def add(self, operation: Append, waiter: Waiter) -> None:
+        self.records.append(operation.records)
+        self.size_bytes += len(operation.records)
+        self.sealed.waiters.append(waiter)
+
+    def close(self) -> None:
+        operation = self.sealed.operation
+        assert isinstance(operation, Append)
+        self.sealed.operation = _append_until(operation, self.records, self.not_after_ms)
+
+
+def _append_until(operation: Append, records: list[bytes], not_after_ms: int) -> Append:
+    return Append(
+        not_after_ms=not_after_ms,
+        topic=operation.topic,
+        partition=operation.partition,
+        level=operation.level,
+        count=operation.count if len(records) == 1 else len(records),
+        records=records[0] if len(records) == 1 else b"".join(records),
+        may_create=operation.may_create,
+    )
+
+
+def _pull_until(operation: Pull, not_after_ms: int) -> Pull:
+    return Pull(
+        not_after_ms=not_after_ms,
+        topic=operation.topic,
+        consumer=operation.consumer,
+        partition=operation.partition,
+        count_max=operation.count_max,
+        bytes_max=operation.bytes_max,
+        attempt=operation.attempt,
+    )

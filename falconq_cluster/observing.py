@@ -1,0 +1,91 @@
+"""From plain counters to metrics.
+
+What lives here: the wiring between what the floors count and what telemetry shows.
+Rules: counters are read at each scrape, so counting costs the floors an addition; only syncs are timed as they run.
+Must not know: HTTP, how metrics are rendered.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from falconq_cluster.broker.service import BrokerService
+from falconq_cluster.node import Node
+from falconq_cluster.raft.seams import DiskWorker
+from falconq_cluster.storage.leveldb import LevelStore
+from falconq_cluster.telemetry import Metrics
+
+
+class TimedDiskWorker:
+    """A disk worker that says how long each job took, in seconds."""
+
+    def __init__(self, worker: DiskWorker, observe: Callable[[float], None]) -> None:
+        self._worker = worker
+        self._observe = observe
+
+    def submit(self, steps: Sequence[Callable[[], None]], done: Callable[[BaseException | None], None]) -> None:
+        """Run the job as the worker does, then report its time."""
+
+        def timed() -> None:
+            started = time.perf_counter()
+            for step in steps:
+                step()
+            self._observe(time.perf_counter() - started)
+
+        self._worker.submit([timed], done)
+
+
+class NodeObserver:
+    """Copies one node's counters into its metrics before each scrape."""
+
+    def __init__(self, node: Node, service: BrokerService, metrics: Metrics) -> None:
+        self._node = node
+        self._service = service
+        self._metrics = metrics
+        self._seen: dict[str, int] = {}
+        metrics.before_scrape(self.update)
+
+    def update(self) -> None:
+        """Bring every metric up to date."""
+        self._update_raft()
+        self._update_broker()
+        self._update_disk()
+
+    def _grown(self, name: str, value: int) -> int:
+        grown = value - self._seen.get(name, 0)
+        self._seen[name] = value
+        return grown
+
+    def _update_raft(self) -> None:
+        metrics, raft = self._metrics, self._node.raft
+        core = self._node.driver.core
+        counters = core.counters
+        metrics.term.set(raft.term)
+        metrics.is_leader.set(1 if raft.leads else 0)
+        metrics.commit_index.set(raft.commit_index)
+        metrics.applied_index.set(raft.applied_index)
+        metrics.elections.inc(self._grown("campaigns", counters.campaigns))
+        metrics.snapshots_sent.inc(self._grown("snapshots_served", counters.snapshots_served))
+        metrics.snapshots_installed.inc(self._grown("snapshots_installed", counters.snapshots_installed))
+        metrics.peers_connected.set(sum(raft.is_connected(peer) for peer in core.others))
+        metrics.log_time_skew.set(-core.log_time.gap_ms() / 1000)
+
+    def _update_broker(self) -> None:
+        metrics, counted = self._metrics, self._node.broker.metrics
+        metrics.published.inc(self._grown("published", counted.published_count))
+        metrics.delivered.inc(self._grown("delivered", counted.delivered_count))
+        metrics.commands.inc(self._grown("commands", counted.command_count))
+        metrics.operations.inc(self._grown("operations", counted.operation_count))
+        metrics.rewinds.inc(self._grown("rewinds", counted.rewind_count))
+        metrics.repeats.inc(self._grown("repeats", counted.repeat_count))
+        metrics.waiting.set(self._node.broker.outbox.waiting_count)
+        metrics.outstanding.set(self._node.broker.outbox.outstanding_count)
+        metrics.polls.set(self._service.polls_count)
+
+    def _update_disk(self) -> None:
+        metrics = self._metrics
+        metrics.journal_syncs.inc(self._grown("syncs", self._node.driver.core.counters.syncs))
+        metrics.journal_bytes.set(self._node.journal.bytes_on_disk)
+        store = self._node.store
+        metrics.store_bytes.set(store.disk_bytes if isinstance(store, LevelStore) else 0)

@@ -1,0 +1,73 @@
+"""What a node says about itself to probes and people.
+
+What lives here: the body of /v1/cluster and the answers of the probes, read from the node.
+Rules: everything is as this node sees it, at once, also without a leader; what only a leader knows is null elsewhere.
+Must not know: HTTP.
+"""
+
+from __future__ import annotations
+
+from falconq_cluster.node import Node
+from falconq_cluster.raft.view import NodeView
+
+
+class NodeReport:
+    """Reads a node; fulfils `gateway.seams.NodeStatus`."""
+
+    def __init__(self, node: Node, raft_addresses: dict[str, str]) -> None:
+        self._node = node
+        self._raft_addresses = raft_addresses
+
+    @property
+    def _raft(self) -> NodeView:
+        return self._node.raft
+
+    @property
+    def node_id(self) -> str:
+        return self._raft.node_id
+
+    @property
+    def leader(self) -> str | None:
+        return self._raft.leader
+
+    @property
+    def applied_index(self) -> int:
+        return self._raft.applied_index
+
+    def status(self) -> dict[str, object]:
+        """The body of /v1/cluster."""
+        raft = self._raft
+        return {
+            "clusterID": self._node.machine.cluster_id or None,
+            "node": raft.node_id,
+            "state": raft.state(),
+            "leader": raft.leader,
+            "term": raft.term,
+            "commitIndex": raft.commit_index,
+            "appliedIndex": raft.applied_index,
+            "nodes": [self._member(name) for name in raft.members],
+        }
+
+    def _member(self, name: str) -> dict[str, object]:
+        raft = self._raft
+        is_self = name == raft.node_id
+        match_index = raft.match_index(name)
+        state = raft.state() if is_self else raft.state_of(name)
+        return {
+            "id": name,
+            "raftAddress": self._raft_addresses.get(name),
+            "httpAddress": raft.http_address(name) or None,
+            "state": state,
+            "connected": raft.is_connected(name),
+            "matchIndex": match_index,
+            "lagMs": raft.lag_ms(name),
+        }
+
+    def ready(self) -> tuple[bool, list[str]]:
+        """Whether the node serves, and if not, why."""
+        reasons = self._raft.readiness()
+        return not reasons, reasons
+
+    def live(self) -> bool:
+        """Whether the process works: it answers, and consensus has not stopped."""
+        return self._raft.state() != "stopped"

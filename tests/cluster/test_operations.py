@@ -1,0 +1,109 @@
+"""What operators do: stop nodes one by one, and add members.
+
+What lives here: SIGTERM and `falconq node reconfigure`.
+Rules: a clean stop exits 0 and hands leadership over; nothing acknowledged is lost on the way.
+Must not know: how leadership moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from tests.cluster.clients import Http, Publishers
+from tests.cluster.harness import Cluster
+from tests.cluster.ledger import Ledger
+from tests.cluster.test_kill import show
+
+
+async def test_sigterm_hands_leadership_over_and_exits_0_through_a_rolling_restart_under_publishers(
+    make_cluster: Callable[..., Cluster], http: Http, ledger: Ledger
+) -> None:
+    cluster = make_cluster()
+    cluster.start()
+    await cluster.wait_ready()
+    nodes = list(cluster.nodes.values())
+    gaps: list[float] = []
+    async with Publishers(http, nodes, ledger, topic="t", count=8, pace_seconds=0.01) as publishers:
+        for _ in nodes:
+            leader = await cluster.leader()
+            await publishers.acknowledged_after(time.monotonic())
+            stopping = time.monotonic()
+            stopped = asyncio.create_task(asyncio.to_thread(leader.terminate))
+            await asyncio.wait({stopped})
+            assert stopped.result() == 0, leader.log_tail()
+            others = [node for node in nodes if node is not leader]
+            assert await cluster.leader(others) is not leader
+            gaps.append(publishers.longest_gap(stopping, time.monotonic()))
+            leader.start()
+            await cluster.wait_ready()
+    assert publishers.counts["unknown"] <= 8, "a clean stop leaves no client without an answer"
+    show("longest time without an acknowledgement around a SIGTERM of the leader", gaps)
+    await cluster.verify(ledger, "t")
+
+
+async def test_a_node_that_got_sigterm_has_everything_in_its_store_when_it_starts_again(
+    make_cluster: Callable[..., Cluster], http: Http, ledger: Ledger
+) -> None:
+    cluster = make_cluster()
+    cluster.start()
+    await cluster.wait_ready()
+    for _ in range(20):
+        await http.publish(cluster["n1"], "t", ledger.new_payload("m"), ledger=ledger)
+    await cluster.converge()
+    assert set((await cluster.terminate_all()).values()) == {0}
+    cluster.start()
+    await cluster.wait_ready()
+    assert await cluster.verify(ledger, "t") == 20
+
+
+async def test_three_members_become_five_after_reconfigure(
+    make_cluster: Callable[..., Cluster], http: Http, ledger: Ledger
+) -> None:
+    cluster = make_cluster(spare=2)
+    cluster.start()
+    await cluster.wait_ready()
+    for _ in range(20):
+        await http.publish(cluster["n1"], "t", ledger.new_payload("three"), ledger=ledger)
+    await cluster.converge()
+    assert set((await cluster.terminate_all()).values()) == {0}
+
+    old = list(cluster.members)
+    five = list(cluster.nodes)
+    for name in old:
+        done = cluster.cli(
+            "node", "reconfigure", "--members", ",".join(five), "--data-dir", str(cluster[name].data), typed=f"{name}\n"
+        )
+        assert done.returncode == 0, done
+    cluster.set_members(five)
+    cluster.start()
+    await cluster.wait_ready()
+    assert len(cluster.running) == 5
+    # The new members count: two of the old ones may be gone.
+    leader = await cluster.leader()
+    for name in [name for name in old if cluster[name] is not leader][:2]:
+        cluster[name].kill()
+    alive = cluster.running
+    async with Publishers(http, alive, ledger, topic="t", count=4, pace_seconds=0.01) as publishers:
+        await publishers.acknowledged_after(time.monotonic())
+    for name in old:
+        if not cluster[name].is_running:
+            cluster[name].start()
+    await cluster.wait_ready()
+    await cluster.verify(ledger, "t")
+
+
+async def test_a_start_whose_members_are_not_those_that_formed_is_refused(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    cluster = make_cluster(spare=1)
+    cluster.start()
+    await cluster.wait_ready()
+    await cluster.terminate_all()
+    cluster.set_members(list(cluster.nodes))
+    node = cluster["n1"]
+    node.start()
+    code = await asyncio.to_thread(node.wait)
+    assert code == 78, node.log_tail()
+    assert "reconfigure" in node.log_tail()

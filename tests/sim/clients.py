@@ -1,0 +1,220 @@
+"""Simulated clients: they publish, consume, retry, give up, and remember every answer.
+
+What lives here: publishers, consumers, and the ledger of what was asked and answered.
+Rules: a client knows only what a node told it; a node's death is silence. An answer of status 504 or silence leaves
+the outcome open, any other error says that nothing was applied, and the ledger holds the node to that.
+Must not know: consensus, disks, faults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from falconq_cluster.broker.waiters import Outcome
+from falconq_cluster.errors import FalconQError
+from falconq_cluster.machine.commands import Append, Appended, Pull, Pulled, Refused
+from falconq_cluster.machine.records import pack_record
+from falconq_cluster.machine.views import DeliveredMessage
+from tests.sim.cluster import Host, SimCluster
+from tests.sim.nodes import RunningNode
+from tests.sim.world import US_PER_MS, Violation
+
+TOPICS = ("orders", "jobs")
+GIVE_UP_US = 500 * US_PER_MS
+"""A client waits so much longer than its deadline for a sign of life."""
+
+OPEN, DONE, REFUSED, UNKNOWN = "open", "done", "refused", "unknown"
+Acknowledged = Callable[[bytes, int, str], None]
+
+
+@dataclass(slots=True)
+class Asked:
+    """One operation as its client knows it."""
+
+    token: bytes
+    """Unique bytes inside the operation; empty for a pull without an attempt."""
+    operation: Append | Pull
+    node: str
+    state: str = OPEN
+    result: Appended | Pulled | None = None
+    index: int = 0
+    messages: list[DeliveredMessage] = field(default_factory=list)
+    """What a pull delivered."""
+
+
+class Ledger:
+    """All operations of all clients."""
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+        self.token_count = 0
+
+    def next_token(self, kind: str) -> bytes:
+        self.token_count += 1
+        return f"~{kind}{self.token_count}~".encode()
+
+    def count(self, state: str) -> int:
+        return sum(1 for asked in self.asked if asked.state == state)
+
+
+class Clients:
+    """All clients of a run."""
+
+    def __init__(self, cluster: SimCluster, acknowledged: Acknowledged) -> None:
+        self.ledger = Ledger()
+        self._cluster = cluster
+        self._world = cluster.world
+        self._acknowledged = acknowledged
+        self._is_over = False
+
+    def start(self) -> None:
+        """Begin to ask."""
+        for number in range(self._cluster.profile.publishers):
+            self._soon(lambda: self._publish_again(self._any_host()), 10 * (number + 1))
+        for number in range(self._cluster.profile.consumers):
+            self._soon(lambda name=f"c{number}": self._consume_again(name), 10 * (number + 1))
+
+    def stop(self) -> None:
+        """Ask nothing more."""
+        self._is_over = True
+
+    def ask(self, host: Host, operation: Append | Pull, token: bytes, deadline_ms: int, then: Callable[[Asked], None]) -> None:
+        """Hand an operation to a node; `then` is called once, with an answer or when the client gave up."""
+        asked = Asked(token, operation, host.name)
+        self.ledger.asked.append(asked)
+
+        def end(state: str) -> None:
+            if asked.state == OPEN:
+                asked.state = state
+                self._world.note("client", state, f"{_name(asked)} at {asked.node} {asked.index or ''}")
+                then(asked)
+
+        def done(outcome: Outcome) -> None:
+            if asked.state != OPEN:
+                return
+            try:
+                state = self._take(host, asked, outcome)
+            except Exception as error:
+                message = f"{_name(asked)} at {asked.node} failed with {error!r} when it was answered with {outcome}"
+                raise Violation(message) from error
+            end(state)
+
+        def submit() -> None:
+            node = host.node
+            assert isinstance(node, RunningNode)
+            self._world.note("client", "asks", f"{_name(asked)} at {host.name}")
+            try:
+                deadline = node.node.broker.clock.monotonic_ms() + deadline_ms
+                node.node.broker.submit(operation, deadline_ms=deadline, done=done)
+            except FalconQError as error:
+                _check_refusal(error)
+                self._world.at(0, lambda: end(REFUSED))
+
+        if not self._cluster.run_as(host, submit):
+            # A node that does not answer a connection has taken nothing.
+            self._world.at(US_PER_MS, lambda: end(REFUSED))
+        self._world.at(deadline_ms * US_PER_MS + GIVE_UP_US, lambda: end(UNKNOWN))
+
+    def _take(self, host: Host, asked: Asked, outcome: Outcome) -> str:
+        """What an outcome says, in the turn in which it is given."""
+        result = outcome.result
+        if isinstance(result, FalconQError):
+            return UNKNOWN if result.code.status == 504 else REFUSED
+        if isinstance(result, Refused):
+            return REFUSED
+        if not isinstance(result, Appended | Pulled):
+            raise Violation(f"{_name(asked)} is answered with {result}")
+        asked.result, asked.index = result, outcome.index
+        if isinstance(result, Pulled):
+            node = host.node
+            assert isinstance(node, RunningNode)
+            asked.messages = node.node.broker.views().read_ranges(result.topic, result.ranges)
+        if asked.token:
+            self._acknowledged(asked.token, outcome.index, asked.node)
+        return DONE
+
+    # Publishers.
+
+    def _publish_again(self, host: Host) -> None:
+        if self._is_over:
+            return
+        if self._world.chance(0.2):
+            host = self._any_host()
+
+        def then(asked: Asked) -> None:
+            next_host = host if asked.state == DONE else self._any_host()
+            self._soon(lambda: self._publish_again(next_host), self._cluster.profile.publish_interval_ms)
+
+        self.publish(host, then)
+
+    def publish(self, host: Host, then: Callable[[Asked], None], *, deadline_ms: int | None = None) -> None:
+        """Publish one message through the node."""
+        random = self._world.random
+        token = self.ledger.next_token("m")
+        filler = b"x" * random.randrange(self._cluster.profile.message_bytes_max)
+        operation = Append(
+            not_after_ms=0,
+            topic=random.choice(TOPICS),
+            partition=0,
+            level=random.randrange(2),
+            count=1,
+            records=pack_record(b'"' + token + filler + b'"'),
+            may_create=True,
+        )
+        self.ask(host, operation, token, deadline_ms or self._deadline_ms(), then)
+
+    # Consumers.
+
+    def _consume_again(self, name: str) -> None:
+        if self._is_over:
+            return
+        attempt = self.ledger.next_token("a") if self._world.chance(0.5) else b""
+        self._consume(name, self._world.random.choice(TOPICS), attempt, tries=self._world.random.randrange(1, 6))
+
+    def _consume(self, name: str, topic: str, attempt: bytes, *, tries: int) -> None:
+        def then(asked: Asked) -> None:
+            if attempt and asked.state != DONE and tries > 1 and not self._is_over:
+                self._soon(lambda: self._consume(name, topic, attempt, tries=tries - 1), 100)
+            else:
+                self._soon(lambda: self._consume_again(name), 2 * self._cluster.profile.publish_interval_ms)
+
+        self.consume(self._any_host(), name, topic, attempt, then)
+
+    def consume(self, host: Host, name: str, topic: str, attempt: bytes, then: Callable[[Asked], None]) -> None:
+        """Pull through the node."""
+        operation = Pull(
+            not_after_ms=0,
+            topic=topic,
+            consumer=name,
+            partition=-1,
+            count_max=self._world.random.choice((1, 3, 10, 100)),
+            bytes_max=1_000_000,
+            attempt=attempt.decode(),
+        )
+        self.ask(host, operation, attempt, self._deadline_ms(), then)
+
+    # Choosing.
+
+    def _soon(self, call: Callable[[], None], mean_ms: int) -> None:
+        self._world.at(int(self._world.random.expovariate(1 / mean_ms) * US_PER_MS), call)
+
+    def _deadline_ms(self) -> int:
+        return self._world.random.choice((300, 1000, 3000, 10_000))
+
+    def _any_host(self) -> Host:
+        return self._world.random.choice(list(self._cluster.hosts.values()))
+
+
+def _check_refusal(error: FalconQError) -> None:
+    if error.code.status == 504:
+        raise Violation(f"a refusal at the door leaves the outcome open: {error.message}")
+
+
+def _name(asked: Asked) -> str:
+    operation = asked.operation
+    if isinstance(operation, Append):
+        return f"publish {asked.token.decode()}"
+    return f"pull {operation.consumer} of {operation.topic} {asked.token.decode()}"
+
+

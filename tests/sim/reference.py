@@ -1,0 +1,145 @@
+"""What the committed log means, found out once more and by itself.
+
+What lives here: the checks after a run: the log is applied from its first entry to a fresh machine, and every node's
+store, every answer and every delivery is compared with that.
+Rules: equal stores byte for byte (a snapshot equals a replay); an acknowledged message is there once, at its place; a
+refused operation is nowhere; offsets are dense; no command takes effect twice; a consumer gets every message once, in
+order within a level, the most urgent level first.
+Must not know: how the log came to be.
+"""
+
+from __future__ import annotations
+
+from falconq_cluster.machine.commands import Append, Appended, CommandError, Pulled, decode_command, decode_entry
+from falconq_cluster.machine.machine import Machine
+from falconq_cluster.machine.views import DeliveredMessage, Views
+from falconq_cluster.storage.memory import MemoryStore
+from tests.sim.clients import DONE, REFUSED, TOPICS, Ledger
+from tests.sim.disk import TOKEN
+from tests.sim.invariants import Committed
+from tests.sim.world import Violation
+
+MESSAGES_MAX = 1_000_000
+
+
+class Reference:
+    """The committed log, applied to a fresh machine."""
+
+    def __init__(self, committed: Committed) -> None:
+        self.store = MemoryStore()
+        self.machine = Machine.load(self.store)
+        self._pulls: dict[int, list[tuple[Pulled, list[DeliveredMessage]]]] = {}
+        """Log index -> what its pulls delivered."""
+        self._sequences: set[tuple[str, int, int]] = set()
+        for number, (entry, term) in enumerate(zip(committed.entries, committed.terms, strict=True)):
+            self._apply(number + 1, term, entry)
+        self.messages = self._read_messages()
+
+    def _apply(self, index: int, term: int, entry: bytes) -> None:
+        applied = self.machine.apply(index, term, entry)
+        self.store.write(applied.changes)
+        header = applied.header
+        if header is not None and header.origin and not applied.is_repeat:
+            key = (header.origin, header.epoch, header.sequence)
+            if key in self._sequences:
+                raise Violation(f"command {key} took effect twice, at last at entry {index}")
+            self._sequences.add(key)
+        views = Views(self.machine, self.store)
+        for result in applied.results:
+            if isinstance(result, Pulled):
+                self._pulls.setdefault(index, []).append((result, views.read_ranges(result.topic, result.ranges)))
+
+    def _read_messages(self) -> dict[bytes, tuple[str, DeliveredMessage]]:
+        """token -> (topic, message) of all that is stored; offsets are dense and no token is there twice."""
+        found: dict[bytes, tuple[str, DeliveredMessage]] = {}
+        views = Views(self.machine, self.store)
+        for topic in TOPICS:
+            messages = views.peek(topic, partition=None, offset=0, count=MESSAGES_MAX, bytes_max=1 << 40)
+            for offset, message in enumerate(messages):
+                if message.offset != offset:
+                    raise Violation(f"{topic} has offset {message.offset} where {offset} is due")
+                token = _token(message)
+                if token in found:
+                    raise Violation(f"{token.decode()} is stored twice: {found[token]} and {topic} {message}")
+                found[token] = (topic, message)
+        return found
+
+    # Comparing.
+
+    def check_store(self, name: str, pairs: dict[bytes, bytes]) -> None:
+        """A node's store is what a replay gives, byte for byte."""
+        own = dict(self.store.scan(b"", b"\xff" * 16))
+        if own == pairs:
+            return
+        keys = sorted(key for key in own.keys() | pairs.keys() if own.get(key) != pairs.get(key))
+        raise Violation(f"the store of {name} differs from a replay in {len(keys)} keys, first {keys[0]!r}")
+
+    def check_ledger(self, ledger: Ledger, committed: Committed) -> None:
+        """Every answer that a client got is true."""
+        present = _tokens_with_effect(committed)
+        for asked in ledger.asked:
+            if asked.state == REFUSED and asked.token in self.messages and isinstance(asked.operation, Append):
+                raise Violation(f"{asked.token.decode()} was refused by {asked.node}, and is stored")
+            if asked.state != DONE:
+                continue
+            if isinstance(asked.result, Appended):
+                self._check_appended(asked.token, asked.result, asked.index)
+            elif isinstance(asked.result, Pulled):
+                known = self._pulls.get(asked.index, [])
+                if not any(result == asked.result and messages == asked.messages for result, messages in known):
+                    raise Violation(
+                        f"{asked.node} answered a pull with {asked.result}, entry {asked.index} says {known}"
+                    )
+        for token in self.messages:
+            if token not in present:
+                raise Violation(f"{token.decode()} is stored, and nobody published it")
+
+    def _check_appended(self, token: bytes, result: Appended, index: int) -> None:
+        if token not in self.messages:
+            raise Violation(f"{token.decode()} was acknowledged at entry {index} and is missing")
+        topic, message = self.messages[token]
+        offsets = range(result.base_offset, result.base_offset + result.count)
+        if topic != result.topic or message.level != result.level or message.offset not in offsets:
+            raise Violation(f"{token.decode()} was acknowledged as {result}, and is {topic} {message}")
+
+    def check_deliveries(self) -> None:
+        """Each consumer got each message at most once, and nothing was passed over."""
+        given: dict[tuple[str, str], list[DeliveredMessage]] = {}
+        for index in sorted(self._pulls):
+            for result, messages in self._pulls[index]:
+                if result.is_replay:
+                    continue
+                levels = [message.level for message in messages]
+                if levels != sorted(levels, reverse=True):
+                    raise Violation(f"entry {index} delivers levels {levels} to {result.consumer}")
+                given.setdefault((result.topic, result.consumer), []).extend(messages)
+        views = Views(self.machine, self.store)
+        for (topic, consumer), messages in given.items():
+            for level in (0, 1):
+                offsets = [message.offset for message in messages if message.level == level]
+                stored = [m.offset for t, m in self.messages.values() if t == topic and m.level == level]
+                if offsets != sorted(stored)[: len(offsets)]:
+                    raise Violation(f"{consumer} got level {level} of {topic} as {offsets}, stored are {sorted(stored)}")
+                pending = views.pending(topic, consumer)[level]
+                if len(offsets) + pending != len(stored):
+                    raise Violation(f"{consumer} has {pending} pending in level {level} of {topic}, not the rest")
+
+
+def _token(message: DeliveredMessage) -> bytes:
+    tokens = TOKEN.findall(message.message)
+    if len(tokens) != 1:
+        raise Violation(f"a message with {len(tokens)} tokens is stored: {message}")
+    return bytes(tokens[0])
+
+
+def _tokens_with_effect(committed: Committed) -> set[bytes]:
+    tokens: set[bytes] = set()
+    for entry in committed.entries:
+        try:
+            command = decode_command(decode_entry(entry)[1])
+        except CommandError:
+            continue
+        for operation in command.operations:
+            if isinstance(operation, Append):
+                tokens.update(TOKEN.findall(operation.records))
+    return tokens

@@ -1,0 +1,215 @@
+"""One seed from start to verdict.
+
+What lives here: the run: chaos, healing, convergence, the checks at the end.
+Rules: everything comes from the seed. After healing there is one leader within 5 virtual seconds, every node serves
+and has applied the same within 30, and every node takes a message.
+Must not know: how runs are shown.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.sim.clients import DONE, REFUSED, UNKNOWN, Asked, Clients
+from tests.sim.cluster import Host, SimCluster
+from tests.sim.faults import Nemesis
+from tests.sim.invariants import Invariants
+from tests.sim.nodes import RunningNode, build_node, controlled_library
+from tests.sim.reference import Reference
+from tests.sim.store import SimStore
+from tests.sim.swarm import Profile, draw_profile
+from tests.sim.world import US_PER_MS, US_PER_S, Process, Violation, World
+
+LEADER_WITHIN_US = 5 * US_PER_S
+CONVERGED_WITHIN_US = 30 * US_PER_S
+QUIET_US = 500 * US_PER_MS
+NOT_CONVERGED = "not converged"
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of a seed."""
+
+    seed: int
+    node_count: int
+    violation: str = ""
+    digest: str = ""
+    virtual_s: float = 0.0
+    event_count: int = 0
+    frame_count: int = 0
+    acknowledged: int = 0
+    refused: int = 0
+    unknown: int = 0
+    committed: int = 0
+    elections: int = 0
+    crashes: int = 0
+    power_losses: int = 0
+    disk_stops: int = 0
+    wipes: int = 0
+    refusals_to_start: int = 0
+    snapshots: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    transcript: list[str] = field(default_factory=list)
+
+    @property
+    def is_liveness(self) -> bool:
+        """Whether what failed is liveness, not safety."""
+        return self.violation.startswith(NOT_CONVERGED)
+
+
+class Run:
+    """A seed's world with everything in it."""
+
+    def __init__(self, seed: int, node_count: int, profile: Profile | None = None) -> None:
+        self.world = World(f"{seed}/{node_count}")
+        self.profile = draw_profile(self.world.random, node_count=node_count) if profile is None else profile
+        self.invariants = Invariants(self.world)
+        self.cluster = SimCluster(self.world, self.profile, build_node)
+        self.cluster.on_start = self.invariants.started
+        self.world.after_event = self._after_event
+        self.clients = Clients(self.cluster, self._acknowledged)
+        self.nemesis = Nemesis(self.cluster, self.leader, _serves)
+        self.report = Report(seed, node_count)
+        self.snapshot_count = 0
+
+    def go(self) -> Report:
+        """Run all of it; a violation is in the report."""
+        report = self.report
+        with controlled_library(self.world):
+            try:
+                self._go()
+            except Violation as violation:
+                report.violation = str(violation)
+                self.world.note("checker", "VIOLATION", violation)
+                report.transcript = self.world.trace.transcript(400)
+        self._fill(report)
+        return report
+
+    def _go(self) -> None:
+        self.world.note("checker", "profile", self.profile)
+        self.cluster.start_all()
+        self.clients.start()
+        self.nemesis.start()
+        self.world.run(self.profile.chaos_ms * US_PER_MS)
+        self.nemesis.heal()
+        self._expect("one leader", self._has_one_leader, LEADER_WITHIN_US)
+        self._expect("all serve", self._all_serve, CONVERGED_WITHIN_US)
+        self.clients.stop()
+        for host in self.cluster.hosts.values():
+            self._expect_publish(host)
+        self._expect("all applied the same", self._all_equal, CONVERGED_WITHIN_US)
+        self.world.run(self.world.now_us + QUIET_US)
+        self._expect("all applied the same, at rest", self._all_equal, CONVERGED_WITHIN_US)
+        self._check_end()
+
+    def _expect(self, what: str, is_true: Callable[[], bool], within_us: int) -> None:
+        if not is_true() and not self.world.run(self.world.now_us + within_us, stop=is_true):
+            raise Violation(f"{NOT_CONVERGED}: {what}, within {within_us / US_PER_S:.0f} s of healing: {self.states()}")
+
+    def _expect_publish(self, host: Host) -> None:
+        """The node takes a message; clients repeat, as the first try may meet an opening or a change of leader."""
+        answers: list[Asked] = []
+
+        def again(asked: Asked) -> None:
+            answers.append(asked)
+            if asked.state != DONE:
+                self.world.at(100 * US_PER_MS, lambda: self.clients.publish(host, again, deadline_ms=2000))
+
+        self.clients.publish(host, again, deadline_ms=2000)
+        self._expect(f"{host.name} takes a message", lambda: bool(answers) and answers[-1].state == DONE, LEADER_WITHIN_US)
+
+    def _check_end(self) -> None:
+        reference = Reference(self.invariants.committed)
+        for host in self.cluster.hosts.values():
+            node = _node(host)
+            assert node is not None and isinstance(node.node.store, SimStore)
+            reference.check_store(host.name, node.node.store.pairs())
+        reference.check_ledger(self.clients.ledger, self.invariants.committed)
+        reference.check_deliveries()
+
+    # What is seen of the cluster.
+
+    def leader(self) -> Host | None:
+        """The host that leads the highest term, as far as anybody says so."""
+        leading = [(node.term, host) for host in self.cluster.hosts.values() if (node := _node(host)) and node.leads]
+        return max(leading, key=lambda pair: pair[0])[1] if leading else None
+
+    def states(self) -> str:
+        """Each node in a few words."""
+        words = []
+        for host in self.cluster.hosts.values():
+            node = _node(host)
+            if node is None:
+                words.append(f"{host.name}: down")
+                continue
+            words.append(
+                f"{host.name}: {node.node.raft.state()} term {node.term} applied {node.applied_index} "
+                f"committed {node.commit_index} log {node.journal.first_index}..{node.journal.last_index} "
+                f"{'; '.join(node.node.raft.readiness())}"
+            )
+        return " | ".join(words)
+
+    def _has_one_leader(self) -> bool:
+        nodes = [_node(host) for host in self.cluster.hosts.values()]
+        leaders = [node for node in nodes if node is not None and node.leads]
+        return len(leaders) == 1 and leaders[0].node.raft.is_leader
+
+    def _all_serve(self) -> bool:
+        return all(_serves(host) for host in self.cluster.hosts.values())
+
+    def _all_equal(self) -> bool:
+        nodes = [_node(host) for host in self.cluster.hosts.values()]
+        applied = {None if node is None else node.applied_index for node in nodes}
+        return len(applied) == 1 and applied == {self.invariants.committed.last_index} and self._all_serve()
+
+    def _acknowledged(self, token: bytes, index: int, name: str) -> None:
+        """In the middle of the event that gives the answer: first see what the event has done so far."""
+        host = self.cluster.hosts[name]
+        if host.process is not None:
+            self._after_event(host.process)
+        self.invariants.acknowledged(self.cluster.hosts, token, index, name)
+
+    def _after_event(self, process: Process) -> None:
+        host = self.cluster.hosts[process.name]
+        node = host.node
+        if node is not None and host.process is process:
+            assert isinstance(node, RunningNode)
+            self.invariants.check(host, node)
+
+    def _fill(self, report: Report) -> None:
+        counts, ledger = self.cluster.counts, self.clients.ledger
+        report.digest = self.world.trace.digest()
+        report.virtual_s = self.world.now_us / US_PER_S
+        report.event_count = self.world.trace.event_count
+        report.frame_count = self.cluster.network.frame_count
+        report.acknowledged = ledger.count(DONE)
+        report.refused, report.unknown = ledger.count(REFUSED), ledger.count(UNKNOWN)
+        report.committed = self.invariants.committed.last_index
+        report.elections = self.invariants.election_count
+        report.crashes, report.power_losses = counts.crashes, counts.power_losses
+        report.disk_stops, report.wipes = counts.disk_stops, counts.wipes
+        report.refusals_to_start = counts.refusals_to_start
+        report.faults = counts.faults
+
+
+def run_seed(seed: int, node_count: int) -> Report:
+    """Run one seed; nothing of it stays in memory but the report."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return Run(seed, node_count).go()
+    finally:
+        if was_enabled:
+            gc.enable()
+        gc.collect()
+
+
+def _node(host: Host) -> RunningNode | None:
+    return host.node if isinstance(host.node, RunningNode) else None
+
+
+def _serves(host: Host) -> bool:
+    node = _node(host)
+    return node is not None and node.is_serving
