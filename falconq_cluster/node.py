@@ -88,7 +88,7 @@ class Node:
             segment_bytes=settings.journal_segment_bytes,
             cache_bytes=settings.journal_cache_bytes,
         )
-        if self.journal.recovered is not None:
+        if self.journal.recovered is not None and self.journal.recovered.file is not None:
             parts.log("journal_tail_cut", detail=str(self.journal.recovered))
         self.replica = Replica(
             files=files, directory=f"{data_dir}/store", open_store=parts.open_store, limits=settings.machine

@@ -225,6 +225,12 @@ class Outbox:
                 waiter.finish(Outcome(_unknown("a snapshot replaced the part of the log that tells")))
         self._next_to_send = max(self._next_to_send, self.lowest_outstanding)
 
+    def jumped_out_of_sight(self) -> None:
+        """A snapshot has another epoch of this node: what was outstanding was applied or not, and nothing tells."""
+        if self._outstanding:
+            self.jumped(self._outstanding[-1].sequence)
+        self._epoch = 0
+
     def epoch_ended(self) -> None:
         """What is outstanding can no longer be applied, and was not: it waits again, before what came later."""
         for outstanding in reversed(self._outstanding):

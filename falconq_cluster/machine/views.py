@@ -120,6 +120,16 @@ class Views:
             return asked.first_offset
         return first_undelivered(self._reader, asked, state.cursors[partition])
 
+    def cursor(self, name: str, consumer: str, partition: int) -> list[int]:
+        """Offset behind the last message that the consumer was given, by level; empty for an unknown place."""
+        topic = self._topic(name)
+        if topic is None or not 0 <= partition < len(topic.partitions):
+            return []
+        state = topic.consumers.get(consumer)
+        if state is None:
+            return [0] * len(topic.config.levels)
+        return [cursor.next_offset for cursor in state.cursors[partition]]
+
     def read_ranges(self, name: str, ranges: Sequence[Range]) -> list[DeliveredMessage]:
         """The messages of a pull, in its order. Raises: CorruptionError when one is not there, RecordError."""
         topic = self._machine.state.topics[name]

@@ -181,7 +181,7 @@ class PeerTransport:
         state = self._peers[connection.peer]
         link = self.link(connection.peer, connection.handshake.channel)
         if not link.forget(connection):
-            if was_pending and not is_yielded(reason):
+            if was_pending:
                 self._log_refused(connection, reason)
             return
         if link is state.main:
@@ -281,6 +281,10 @@ class PeerTransport:
             asyncio.get_running_loop().call_exception_handler(context)
 
     def _log_refused(self, connection: Connection, reason: str) -> None:
+        if is_yielded(reason) or not connection.is_ended_here:
+            # Twins that make way, port scans and probes: nobody has to act on them.
+            _log.debug("peer_handshake_abandoned", peer=connection.peer, address=connection.address, reason=reason)
+            return
         second = int(asyncio.get_running_loop().time())
         if second != self._log_second:
             self._log_second, self._log_count = second, 0

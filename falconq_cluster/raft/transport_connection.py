@@ -74,6 +74,8 @@ class Connection(asyncio.Protocol):
         self.handshake = handshake
         self.is_over = False
         """Nothing is delivered or sent any more."""
+        self.is_ended_here = False
+        """This side ended it, for a reason; not the other side or the network."""
         self.closed: asyncio.Future[None] = loop.create_future()
         """Done when the socket is closed."""
         self.settled: asyncio.Future[None] = loop.create_future()
@@ -127,6 +129,7 @@ class Connection(asyncio.Protocol):
         if self.is_over:
             return
         self.is_over = True
+        self.is_ended_here = True
         self._reason = reason
         self._received.clear()
         self._cancel_timer()

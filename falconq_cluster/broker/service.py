@@ -1,0 +1,186 @@
+"""The broker as the gateway calls it: requests in, answers or `FalconQError` out, awaited.
+
+What lives here: judging a request against its topic, and the bridge from callbacks to futures.
+Rules: whoever stops waiting cancels its own operation and nothing else. What a topic does not know is refused before
+anything is proposed.
+Must not know: HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from falconq_cluster.broker.broker import Broker
+from falconq_cluster.broker.partitioner import Turns, partition_of_key
+from falconq_cluster.broker.pulls import Answer, Pulls
+from falconq_cluster.broker.reading import partition_statuses, peeked_batch
+from falconq_cluster.broker.requests import (
+    Batch,
+    ConsumeRequest,
+    PartitionStatus,
+    PeekRequest,
+    Published,
+    PublishRequest,
+)
+from falconq_cluster.broker.waiters import Outcome
+from falconq_cluster.errors import FalconQError
+from falconq_cluster.machine.commands import NO_DEADLINE, Append, Appended, Refused
+from falconq_cluster.machine.records import RecordError, pack_record
+from falconq_cluster.machine.rows import TopicConfig
+
+
+class BrokerService:
+    """Fulfils `gateway.seams.Service` over one broker."""
+
+    def __init__(self, broker: Broker, loop: asyncio.AbstractEventLoop) -> None:
+        self._broker = broker
+        self._loop = loop
+        self._pulls = Pulls(broker)
+        self._turns = Turns()
+
+    @property
+    def polls_count(self) -> int:
+        """Consumes that wait for messages."""
+        return self._pulls.waiting_count
+
+    async def publish(self, request: PublishRequest) -> Published:
+        """Append one message; it is on the disks of a majority when this returns."""
+        operation, levels = self._append_of(request)
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+
+        def done(outcome: Outcome) -> None:
+            if not future.done():
+                future.set_result(outcome)
+
+        waiter = self._broker.submit(operation, deadline_ms=request.deadline_ms, done=done)
+        try:
+            outcome = await future
+        except asyncio.CancelledError:
+            waiter.cancel()
+            raise
+        return _published(outcome, levels)
+
+    def _append_of(self, request: PublishRequest) -> tuple[Append, tuple[str, ...]]:
+        topic = self._broker.views().topic(request.topic)
+        may_create = self._broker.limits.auto_create
+        if topic is None and not may_create:
+            message = f"there is no topic {request.topic!r}, and this cluster does not create topics by publishing"
+            raise FalconQError("topic_not_found", message)
+        config = TopicConfig() if topic is None else topic.config
+        try:
+            record = pack_record(request.message, request.partition_key, request.headers)
+        except RecordError as error:
+            raise FalconQError("bad_request", str(error)) from error
+        operation = Append(
+            not_after_ms=NO_DEADLINE,
+            topic=request.topic,
+            partition=self._choose_partition(request, config),
+            level=level_of(request.priority, config.levels),
+            count=1,
+            records=record,
+            may_create=may_create,
+        )
+        return operation, config.levels
+
+    def _choose_partition(self, request: PublishRequest, config: TopicConfig) -> int:
+        count = config.partitions
+        if request.partition is not None:
+            if request.partition >= count:
+                message = f"topic {request.topic!r} has partitions 0 to {count - 1}, not {request.partition}"
+                raise FalconQError("unknown_partition", message)
+            return request.partition
+        if request.partition_key is not None:
+            return partition_of_key(request.partition_key, count)
+        return self._turns.take(request.topic, count)
+
+    async def consume(self, request: ConsumeRequest) -> Batch:
+        """Take the next messages; the cursors have moved when this returns."""
+        future: asyncio.Future[Answer] = self._loop.create_future()
+
+        def done(answer: Answer) -> None:
+            if not future.done():
+                future.set_result(answer)
+
+        poll = self._pulls.consume(request, done)
+        try:
+            answer = await future
+        except asyncio.CancelledError:
+            poll.cancel()
+            raise
+        if isinstance(answer, FalconQError):
+            raise answer
+        self._broker.metrics.delivered_count += len(answer.messages)
+        return answer
+
+    async def peek(self, request: PeekRequest) -> Batch:
+        """What this node has stored, without changing anything."""
+        return peeked_batch(
+            self._broker.views(),
+            request,
+            bytes_max=self._broker.limits.pull_bytes_max,
+            index=self._broker.raft.applied_index,
+        )
+
+    def topics(self) -> Sequence[str]:
+        """Names of all topics, sorted."""
+        return self._broker.views().topics()
+
+    def partitions(self, topic: str) -> Sequence[PartitionStatus]:
+        """The topic's partitions. Raises: FalconQError (topic_not_found)."""
+        return partition_statuses(self._broker.views(), topic, self._broker.raft.leader)
+
+    async def wait_index(self, index: int, deadline_ms: int) -> None:
+        """Return once this node has applied `index`. Raises: FalconQError (index_not_reached, overloaded)."""
+        future: asyncio.Future[bool] = self._loop.create_future()
+
+        def done(is_reached: bool) -> None:  # noqa: FBT001  # the wait's shape
+            if not future.done():
+                future.set_result(is_reached)
+
+        wait = self._broker.index_waits.wait(index, deadline_ms, done)
+        try:
+            is_reached = await future
+        except asyncio.CancelledError:
+            if wait is not None:
+                wait.cancel()
+            raise
+        if not is_reached:
+            here = self._broker.raft.applied_index
+            message = f"this node has applied entry {here}, not {index} yet; repeat, or ask another node"
+            raise FalconQError("index_not_reached", message)
+
+
+def level_of(priority: str | int | None, levels: Sequence[str]) -> int:
+    """The position of a level given by name or position; None is the least urgent. Raises: unknown_priority."""
+    if priority is None:
+        return 0
+    if isinstance(priority, int):
+        if 0 <= priority < len(levels):
+            return priority
+    elif priority in levels:
+        return levels.index(priority)
+    known = ", ".join(repr(level) for level in levels)
+    message = f"priority {priority!r} is not a level of the topic: use {known}, or 0 to {len(levels) - 1}"
+    raise FalconQError("unknown_priority", message)
+
+
+def _published(outcome: Outcome, levels: Sequence[str]) -> Published:
+    result = outcome.result
+    if isinstance(result, FalconQError):
+        raise result
+    if isinstance(result, Refused):
+        raise FalconQError(result.code, result.detail)
+    if not isinstance(result, Appended):
+        message = f"a publish was answered with {type(result).__name__}"
+        raise TypeError(message)
+    return Published(
+        topic=result.topic,
+        partition=result.partition,
+        offset=result.base_offset,
+        priority=levels[result.level],
+        level=result.level,
+        id=f"{outcome.index}.{result.first_id}",
+        index=outcome.index,
+        timestamp_ms=result.timestamp_ms,
+    )

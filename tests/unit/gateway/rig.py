@@ -1,0 +1,185 @@
+"""A gateway on a real port, over a service that records what it is asked.
+
+What lives here: the recording service, a node status that is set by hand, and the gateway around both.
+Rules: HTTP is real, the broker is not: what the gateway asks for is exactly what a test can see.
+Must not know: how the gateway works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+from prometheus_client import CollectorRegistry
+
+from falconq_cluster.broker.requests import (
+    Batch,
+    ConsumeRequest,
+    Message,
+    PartitionStatus,
+    PeekRequest,
+    Published,
+    PublishRequest,
+)
+from falconq_cluster.clock import LoopClock
+from falconq_cluster.config import Address, Settings
+from falconq_cluster.errors import FalconQError
+from falconq_cluster.gateway.server import Gateway, GatewayLimits
+from falconq_cluster.telemetry import Metrics
+
+TIME_MS = 1_767_225_600_123
+MESSAGE = Message("9.0", b'{"a": [1,  2.50, "\xc3\xa4"]}', "high", 1, 4, 0, TIME_MS, b'{"h":"v"}', "k", 1)
+Request = PublishRequest | ConsumeRequest | PeekRequest
+
+
+class RecordingService:
+    """Answers every request the same way and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.waited_for: list[int] = []
+        self.error: Exception | None = None
+        self.hold: Callable[[], Awaitable[None]] | None = None
+        self.cancelled_count = 0
+        self.messages: list[Message] = [MESSAGE]
+
+    async def _take(self, request: Request) -> None:
+        self.requests.append(request)
+        if self.hold is not None:
+            try:
+                await self.hold()
+            except asyncio.CancelledError:
+                self.cancelled_count += 1
+                raise
+        if self.error is not None:
+            raise self.error
+
+    async def publish(self, request: PublishRequest) -> Published:
+        await self._take(request)
+        return Published(
+            topic=request.topic,
+            partition=request.partition or 0,
+            offset=4,
+            priority="high",
+            level=1,
+            id="9.0",
+            index=9,
+            timestamp_ms=TIME_MS,
+        )
+
+    async def consume(self, request: ConsumeRequest) -> Batch:
+        await self._take(request)
+        return Batch(
+            topic=request.topic,
+            consumer=request.consumer,
+            partition=0,
+            messages=self.messages,
+            start_offset=4,
+            next_offset=5,
+            cursor={"low": 0, "high": 5},
+            pending={"low": 2, "high": 0},
+            index=11,
+        )
+
+    async def peek(self, request: PeekRequest) -> Batch:
+        await self._take(request)
+        return Batch(
+            topic=request.topic,
+            consumer=None,
+            partition=0,
+            messages=self.messages,
+            start_offset=4,
+            next_offset=5,
+            index=12,
+        )
+
+    def topics(self) -> Sequence[str]:
+        return ["a", "orders"]
+
+    def partitions(self, topic: str) -> Sequence[PartitionStatus]:
+        if topic != "orders":
+            raise FalconQError("topic_not_found", f"there is no topic '{topic}'")
+        return [PartitionStatus(id=0, leader="n2", first_offset=0, next_offset=5, bytes=99, depth={"low": 1, "high": 4})]
+
+    async def wait_index(self, index: int, deadline_ms: int) -> None:
+        self.waited_for.append(index)
+        if index > 1000:
+            raise FalconQError("index_not_reached", f"index {index} was not applied in time")
+
+
+@dataclass
+class SetStatus:
+    """A node status as a test wants it."""
+
+    node_id: str = "n1"
+    leader: str | None = "n2"
+    applied_index: int = 7
+    reasons: list[str] = field(default_factory=list)
+    is_live: bool = True
+
+    def status(self) -> dict[str, object]:
+        return {"node": self.node_id, "leader": self.leader, "nodes": []}
+
+    def ready(self) -> tuple[bool, list[str]]:
+        return not self.reasons, self.reasons
+
+    def live(self) -> bool:
+        return self.is_live
+
+
+@dataclass
+class Rig:
+    """A running gateway and a client."""
+
+    gateway: Gateway
+    service: RecordingService
+    node: SetStatus
+    address: Address
+    session: aiohttp.ClientSession
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+
+@asynccontextmanager
+async def running_gateway(**limits: int) -> AsyncIterator[Rig]:
+    """A gateway with the default limits, but for those given."""
+    defaults = Settings()
+    names = GatewayLimits.__dataclass_fields__
+    service, node = RecordingService(), SetStatus()
+    gateway = Gateway(
+        service=service,
+        node=node,
+        clock=LoopClock(asyncio.get_running_loop()),
+        metrics=Metrics(CollectorRegistry()),
+        limits=GatewayLimits(**{name: getattr(defaults, name) for name in names} | limits),
+    )
+    address = await gateway.start(Address("127.0.0.1", 0))
+    async with aiohttp.ClientSession() as session:
+        try:
+            yield Rig(gateway, service, node, address, session)
+        finally:
+            await gateway.drain(0)
+
+
+async def until(is_true: Callable[[], bool]) -> None:
+    """Waits until the condition holds, at most five seconds."""
+    async with asyncio.timeout(5):
+        while not is_true():
+            await asyncio.sleep(0)
+
+
+async def exchange(address: Address, data: bytes) -> bytes:
+    """What the server says to these bytes until it closes the connection."""
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    try:
+        async with asyncio.timeout(5):
+            writer.write(data)
+            return await reader.read()
+    finally:
+        writer.close()
+        await writer.wait_closed()
