@@ -30,6 +30,8 @@ from falconq_cluster.node import MakeNetwork, Node, NodeParts, NodeSettings
 from falconq_cluster.observing import NodeObserver, TimedDiskWorker
 from falconq_cluster.raft.core import RaftTimes
 from falconq_cluster.raft.disk_worker import ThreadDiskWorker
+from falconq_cluster.raft.frames import Hello
+from falconq_cluster.raft.seams import PeerEvents
 from falconq_cluster.raft.transport import PeerTransport
 from falconq_cluster.status import NodeReport
 from falconq_cluster.storage.files import RealFileSystem
@@ -178,7 +180,7 @@ class _Process:
     def _make_network(self) -> MakeNetwork:
         settings = self._settings
 
-        def make(events, hello, judge):  # type: ignore[no-untyped-def]  # typed by MakeNetwork
+        def make(events: PeerEvents, hello: Callable[[], Hello], judge: Callable[[Hello], str | None]) -> PeerTransport:
             others = {name: address for name, address in self._raft_addresses.items() if name != settings.node_id}
             transport = PeerTransport(
                 node_id=settings.node_id,

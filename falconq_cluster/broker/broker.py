@@ -52,9 +52,7 @@ class Broker:
         self.index_waits = IndexWaits(raft=raft, clock=clock, limits=limits)
         self.freshness = Freshness(raft=raft, clock=clock, limits=limits, metrics=self.metrics, waits=self.index_waits)
         self._intake = Intake(lambda: self._state()[0], self.metrics)
-        self._opening = Opening(
-            raft=raft, intake=self._intake, clock=clock, limits=limits, random_bytes=random_bytes
-        )
+        self._opening = Opening(raft=raft, intake=self._intake, clock=clock, limits=limits, random_bytes=random_bytes)
         self._listeners: list[EventListener] = []
         self._is_running = False
         self._is_turn_due = False

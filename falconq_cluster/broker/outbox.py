@@ -23,7 +23,6 @@ from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import Append, Appended, Command, Pull, Result, encode_command
 from falconq_cluster.raft.seams import RaftView
 
-
 _RANGE_BYTES = 32
 """Encoded size of a range that an attempt remembers, at most."""
 
@@ -92,7 +91,7 @@ class Outbox:
         count = len(self._waiting)
         if count >= limits.waiting_operations_max or self._waiting_bytes + size > limits.waiting_bytes_max:
             self._metrics.overloaded_count += 1
-            message = f"{count} operations of {self._waiting_bytes} bytes wait on this node already; repeat a little later"
+            message = f"{count} operations of {self._waiting_bytes} bytes wait here already; repeat a little later"
             raise FalconQError("overloaded", message)
         waiter = Waiter(self, operation, size_bytes=size, partitions=partitions, deadline_ms=deadline_ms, done=done)
         self._waiting[waiter] = None

@@ -124,9 +124,7 @@ class Pulls:
         poll.timer = None
         if poll.is_waiting:
             self.left(poll)
-            poll.finish(
-                consumed_batch(self._broker.views(), poll.request, None, self._broker.raft.applied_index)
-            )
+            poll.finish(consumed_batch(self._broker.views(), poll.request, None, self._broker.raft.applied_index))
 
     def left(self, poll: Poll) -> None:
         """The poll does not wait any more."""

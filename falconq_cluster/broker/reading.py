@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from falconq_cluster.broker.requests import ORDER_DELIVERY, Batch, ConsumeRequest, Message, PartitionStatus, PeekRequest
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import Pulled
-from falconq_cluster.machine.views import DeliveredMessage, TopicView, Views
+from falconq_cluster.machine.views import DeliveredMessage, Order, TopicView, Views
 
 _READ_AHEAD = 1000
 """Messages read at once while those before a wanted time are passed over."""
@@ -68,7 +68,7 @@ def peeked_batch(views: Views, request: PeekRequest, *, bytes_max: int, index: i
 
 
 def _peek(views: Views, request: PeekRequest, start: int, bytes_max: int) -> list[DeliveredMessage]:
-    order = "delivery" if request.order == ORDER_DELIVERY else "offset"
+    order: Order = "delivery" if request.order == ORDER_DELIVERY else "offset"
     count = request.batch if request.at_ms is None else _READ_AHEAD
     wanted: list[DeliveredMessage] = []
     while True:

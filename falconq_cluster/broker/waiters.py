@@ -78,6 +78,6 @@ class Waiter:
             return
         try:
             done(outcome)
-        except Exception:
+        except Exception:  # noqa: BLE001
             # A door (STYLE.md): the log goes on whatever a waiter does with its result.
             structlog.get_logger().exception("waiter_failed", index=outcome.index)

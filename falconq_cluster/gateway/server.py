@@ -76,6 +76,11 @@ class Gateway:
         self.router = Router([*seed.routes(), *operations.routes()])
         metrics.before_scrape(self._update_gauges)
 
+    @property
+    def inflight_count(self) -> int:
+        """Requests in progress."""
+        return len(self._busy)
+
     async def start(self, address: Address) -> Address:
         """Listens, and returns the address with the port that the system chose. Raises: OSError."""
         limits = self._limits
@@ -106,12 +111,12 @@ class Gateway:
         for connection in self._server.connections:
             # A closed connection takes no more bytes, and a busy one may still wait for the rest of its body.
             if connection not in self._busy:
-                connection.close()
+                connection.force_close()
         try:
             async with asyncio.timeout(within_ms / 1000):
                 await self._is_idle.wait()
         except TimeoutError:
-            log.warning("requests_were_cut_off", count=len(self._busy))
+            log.warning("requests_were_cut_off", count=self.inflight_count)
         await self._server.shutdown(timeout=0.2)
         await self._listener.wait_closed()
         self._listener = self._server = None
@@ -123,7 +128,7 @@ class Gateway:
         self._is_idle.clear()
         try:
             route, topic = self.router.find(request.method, request.rel_url.raw_path)
-            if len(self._busy) > self._limits.requests_max and not route.is_probe:
+            if self.inflight_count > self._limits.requests_max and not route.is_probe:
                 raise FalconQError(
                     "overloaded", f"the node has {self._limits.requests_max} requests in progress; try again shortly"
                 )
@@ -175,7 +180,7 @@ class Gateway:
         self._metrics.http_latency.labels(pattern).observe((self._clock.monotonic_ms() - started_ms) / 1000)
 
     def _update_gauges(self) -> None:
-        self._metrics.http_inflight.set(len(self._busy))
+        self._metrics.http_inflight.set(self.inflight_count)
         self._metrics.http_open.set(0 if self._server is None else len(self._server.connections))
 
 

@@ -61,7 +61,7 @@ FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
 Message = dict[str, Any]
 
 
-class Member(Node):  # type: ignore[misc]  # the library has no types
+class Member(Node):
     """A member by name, with a hash that is the same in every process: the library iterates over sets of them."""
 
     def __hash__(self) -> int:
@@ -83,7 +83,7 @@ class _SnapshotTrigger:
         """No transfer of the library's runs."""
 
 
-class _Outlet(Transport):  # type: ignore[misc]  # the library has no types
+class _Outlet(Transport):
     """Hands every message of the library to the shell."""
 
     def __init__(self, send: Callable[[str, Message], None]) -> None:
@@ -98,7 +98,7 @@ class _Outlet(Transport):  # type: ignore[misc]  # the library has no types
         self._send(node.id, message)
 
 
-class RaftLibrary(SyncObj):  # type: ignore[misc]  # the library has no types
+class RaftLibrary(SyncObj):
     """The Raft algorithm over our journal; driven by calls, with all output through two callables."""
 
     def __init__(
@@ -187,7 +187,7 @@ class RaftLibrary(SyncObj):  # type: ignore[misc]  # the library has no types
 
     def follow(self, leader: str) -> None:
         """Believe in a leader of the present term that was heard outside the log's messages."""
-        self._SyncObj__raftLeader = self._members[leader]
+        self.__dict__["_SyncObj__raftLeader"] = self._members[leader]
         self._SyncObj__setState(FOLLOWER)
 
     def restart_at(self, index: int) -> None:

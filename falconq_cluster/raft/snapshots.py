@@ -31,7 +31,7 @@ class _Serving:
     last_used_ms: int
     next_number: int = 0
     last_chunk: SnapshotChunk | None = None
-    digest: hashlib._Hash = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
+    digest: hashlib.blake2b = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
 
 
 class SnapshotServer:
@@ -117,7 +117,7 @@ class SnapshotServer:
             serving.snapshot.close()
 
 
-def add_to_digest(digest: hashlib._Hash, key: bytes, value: bytes) -> None:
+def add_to_digest(digest: hashlib.blake2b, key: bytes, value: bytes) -> None:
     """Add one pair, its parts told apart by their lengths."""
     digest.update(len(key).to_bytes(4, "little") + key + len(value).to_bytes(4, "little") + value)
 
@@ -137,7 +137,7 @@ class Pull:
     index: int = 0
     last_term: int = 0
     pairs_count: int = 0
-    digest: hashlib._Hash = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
+    digest: hashlib.blake2b = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
     is_whole: bool = False
 
 
