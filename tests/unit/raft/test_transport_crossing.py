@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+import pytest
+
 from falconq_cluster.raft.handshake import Channel
 from falconq_cluster.raft.transport import PeerTransport
 from falconq_cluster.raft.transport_connection import Connection
@@ -132,20 +134,31 @@ def every_outcome(loop: asyncio.AbstractEventLoop, channel: Channel, *, has_stal
 
 
 def ends_meet(crossing: Crossing, channel: Channel) -> bool:
-    """Both members use the two ends of one connection, or neither has any."""
+    """Both members use the two ends of one connection."""
     a = crossing.members["a"].transport.link("b", channel).current
     b = crossing.members["b"].transport.link("a", channel).current
-    pairs = [(pipe.own, pipe.other.own) for pipe in crossing.pipes if pipe.other is not None]
-    return (a, b) == (None, None) or (a, b) in pairs
+    return (a, b) in [(pipe.own, pipe.other.own) for pipe in crossing.pipes if pipe.other is not None]
 
 
 async def test_crossing_dials_end_in_one_connection_that_was_announced_once_on_both_sides():
-    loop = asyncio.get_running_loop()
     count = 0
-    for crossing in every_outcome(loop, "main"):
+    for crossing in every_outcome(asyncio.get_running_loop(), "main"):
         count += 1
         assert ends_meet(crossing, "main")
         assert crossing.members["a"].events.story == [("up", "b")]
         assert crossing.members["b"].events.story == [("up", "a")]
-    print(f"{count} orders")
-    assert count > 100
+    assert count > 500
+
+
+async def test_crossing_bulk_dials_end_in_one_connection():
+    for crossing in every_outcome(asyncio.get_running_loop(), "bulk"):
+        assert ends_meet(crossing, "bulk")
+        assert crossing.members["a"].events.story == [("up", "b")]
+
+
+@pytest.mark.parametrize(("stale", "restarted"), [("a", "b"), ("b", "a")])
+async def test_a_restarted_member_replaces_the_connection_that_the_other_still_believes_in(stale: str, restarted: str):
+    for crossing in every_outcome(asyncio.get_running_loop(), "main", has_stale=stale):
+        assert ends_meet(crossing, "main")
+        assert crossing.members[stale].events.of(restarted) == ["up", "down", "up"]
+        assert crossing.members[restarted].events.of(stale) == ["up"]
