@@ -102,7 +102,9 @@ class RecordingService:
     def partitions(self, topic: str) -> Sequence[PartitionStatus]:
         if topic != "orders":
             raise FalconQError("topic_not_found", f"there is no topic '{topic}'")
-        return [PartitionStatus(id=0, leader="n2", first_offset=0, next_offset=5, bytes=99, depth={"low": 1, "high": 4})]
+        return [
+            PartitionStatus(id=0, leader="n2", first_offset=0, next_offset=5, bytes=99, depth={"low": 1, "high": 4})
+        ]
 
     async def wait_index(self, index: int, deadline_ms: int) -> None:
         self.waited_for.append(index)
@@ -169,7 +171,7 @@ async def running_gateway(**limits: int) -> AsyncIterator[Rig]:
 async def until(is_true: Callable[[], bool]) -> None:
     """Waits until the condition holds, at most five seconds."""
     async with asyncio.timeout(5):
-        while not is_true():
+        while not is_true():  # noqa: ASYNC110 (any condition, not one that signals)
             await asyncio.sleep(0)
 
 

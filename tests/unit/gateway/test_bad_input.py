@@ -85,9 +85,7 @@ CASES = [
     publish(b'{"message":1,"headers":{"a":"1","a":"2"}}', "field 'headers' has a name more than once"),
     publish(b'{"message":1,"headers":{"":"1"}}', "is too long; a name has 1 to"),
     publish(b'{"message":1,"headers":{"a":"' + b"v" * 4097 + b'"}}', "is too long"),
-    publish(
-        b'{"message":1,"headers":{' + b",".join(b'"%d":""' % number for number in range(65)) + b"}}", "at most 64"
-    ),
+    publish(b'{"message":1,"headers":{' + b",".join(b'"%d":""' % number for number in range(65)) + b"}}", "at most 64"),
     publish(b'{"message":"' + b"x" * (MIB + 1) + b'"}', "limit is 1048576", status=413, code="body_too_large"),
     publish(b'{"message":1}', "Content-Type is 'text/plain'", content_type="text/plain", **NOT_JSON),
     publish(b"message=1", "send JSON", content_type="application/x-www-form-urlencoded", **NOT_JSON),
@@ -179,7 +177,8 @@ async def test_bad_input_gets_its_status_and_a_sentence_and_reaches_no_broker(ri
             assert problem["message"] == problem["detail"]
             assert problem["status"] == case.status
             assert problem["retryable"] is ERROR_CODES[case.code].is_retryable
-            assert problem["title"] and problem["type"] == f"urn:falconq:problem:{case.code}"
+            assert problem["title"]
+            assert problem["type"] == f"urn:falconq:problem:{case.code}"
             assert isinstance(problem["details"], dict)
             assert len(problem["detail"]) < 600
     assert rig.service.requests == []
