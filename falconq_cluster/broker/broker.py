@@ -27,6 +27,8 @@ from falconq_cluster.raft.frames import Expected, Forward, Frame, FreshIndex, Fr
 from falconq_cluster.raft.seams import RaftView
 from falconq_cluster.storage.store import Reader
 
+_RESEND_FACTOR_MAX = 8
+
 EventListener = Callable[[Sequence[Event]], None]
 
 
@@ -58,6 +60,7 @@ class Broker:
         self._is_turn_due = False
         self._rewound_to = 0
         self._stuck_at = 0
+        self._resend_ms = limits.resend_ms
         self._resend_timer: Timer | None = None
         self._leaderless_timer: Timer | None = None
         self._is_leaderless = False
@@ -73,6 +76,11 @@ class Broker:
     @property
     def limits(self) -> BrokerLimits:
         return self._limits
+
+    @property
+    def is_running(self) -> bool:
+        """Started and not stopped."""
+        return self._is_running
 
     @property
     def is_open(self) -> bool:
@@ -157,12 +165,16 @@ class Broker:
         """Send again what makes no progress: a frame may be lost without a sign."""
         if self._resend_timer is None and self.outbox.outstanding_count:
             self._stuck_at = self.outbox.lowest_outstanding
-            self._resend_timer = self._clock.call_later(self._limits.resend_ms, self._check_progress)
+            self._resend_timer = self._clock.call_later(self._resend_ms, self._check_progress)
 
     def _check_progress(self) -> None:
         self._resend_timer = None
         if self.outbox.outstanding_count and self.outbox.lowest_outstanding == self._stuck_at:
+            # A slow leader must not get more to do each second.
+            self._resend_ms = min(2 * self._resend_ms, _RESEND_FACTOR_MAX * self._limits.resend_ms)
             self._rewind(self._stuck_at)
+        else:
+            self._resend_ms = self._limits.resend_ms
         self._watch_progress()
 
     def _rewind(self, sequence: int) -> None:
@@ -187,6 +199,8 @@ class Broker:
 
     def applied(self, applied: Applied) -> None:
         """Give outcomes, then wake those who wait for what the entry changed."""
+        if not self._is_running:
+            return
         header = applied.header
         for event in applied.events:
             if isinstance(event, OriginOpened):

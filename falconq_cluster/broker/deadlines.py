@@ -69,6 +69,15 @@ class Deadlines(Generic[Item]):
         self._timer = None
         now_ms = self._clock.monotonic_ms()
         while self._order and self._order[0] * GRAIN_MS <= now_ms:
-            for item in self._buckets.pop(heapq.heappop(self._order)):
-                self._expire(item)
+            number = self._order[0]
+            bucket = self._buckets[number]
+            while bucket:
+                # What expires may remove or add others meanwhile.
+                for item in [*bucket]:
+                    if item in bucket:
+                        del bucket[item]
+                        self._expire(item)
+            if self._buckets.get(number) is bucket:
+                del self._buckets[number]
+                heapq.heappop(self._order)
         self._arm()

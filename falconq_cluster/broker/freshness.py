@@ -150,8 +150,12 @@ class Freshness:
         self._ask()
 
     def stop(self) -> None:
+        """Nobody is asked any more; who waits goes on with what is here."""
         self._cancel_timer()
+        waiting = self._asking + self._next
         self._asking, self._next = [], []
+        for _, done in waiting:
+            done()
 
     def _ask(self) -> None:
         if self._asking or not self._next:

@@ -41,12 +41,12 @@ class BrokerLimits:
     index_waits_max: int = 10_000
     no_leader_wait_ms: int = 5_000
     """Requests wait this long for an election; then they are refused at once until there is a leader."""
-    fresh_wait_ms: int = 300
+    fresh_wait_ms: int = 1_000
     """How long an empty answer waits for the leader's word that it is not stale."""
     expiry_allowance_ms: int = 250
     """How much later than its client's deadline an operation still takes effect: what two clocks may differ."""
     resend_ms: int = 1_000
-    """Outstanding commands without progress for so long are sent again."""
+    """Outstanding commands without progress for so long are sent again; then after twice as long, up to 8 times."""
     open_retry_ms: int = 500
     """An origin's opening that is not applied after so long is proposed again."""
     auto_create: bool = True

@@ -102,7 +102,7 @@ class Outbox:
     # Waiters that end early.
 
     def cancelled(self, waiter: Waiter) -> None:
-        """The submitter is gone; what has a sequence stays in its command."""
+        """The submitter of an operation that has no sequence is gone."""
         self._deadlines.remove(waiter, waiter.deadline_ms)
         self._forget_waiting(waiter)
 
@@ -232,9 +232,13 @@ class Outbox:
 
     def epoch_ended(self) -> None:
         """What is outstanding can no longer be applied, and was not: it waits again, before what came later."""
+        unwanted: list[Waiter] = []
         for outstanding in reversed(self._outstanding):
             for waiter in reversed(_live(outstanding)):
                 waiter.is_sequenced = False
+                if waiter.is_cancelled:
+                    unwanted.append(waiter)
+                    continue
                 self._waiting[waiter] = None
                 self._waiting.move_to_end(waiter, last=False)
                 self._waiting_bytes += waiter.size_bytes
@@ -242,6 +246,9 @@ class Outbox:
         self._outstanding.clear()
         self._outstanding_bytes = 0
         self._epoch = 0
+        for waiter in unwanted:
+            self._deadlines.remove(waiter, waiter.deadline_ms)
+            waiter.finish(Outcome(FalconQError("not_ready", "the request was given up; nothing was applied")))
 
     def begin_epoch(self, epoch: int) -> None:
         """Sequences start again at 1."""

@@ -2,54 +2,62 @@
 
 What lives here: autoCommit pulls with long polling (PROTOCOL.md P13, P19).
 Rules: a pull is proposed only when the own store shows something deliverable, or the consumer is new, or an attempt may
-have to be repeated; a plain consume that sees nothing first makes sure that its view is fresh. Of the polls that wait
-for one consumer, one at a time has a pull under way: a thousand of them are not a thousand entries. Delivered bytes
-are read in the turn of the apply.
+have to be repeated. What sees nothing first makes sure that its view is fresh, then waits, then answers empty. Of the
+polls that wait for one consumer, as many have a pull under way as there are batches for: a thousand of them are not a
+thousand entries. Delivered bytes are read in the turn of the apply.
 Must not know: asyncio, HTTP.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+import structlog
+
 from falconq_cluster.broker.broker import Broker
-from falconq_cluster.broker.reading import consumed_batch
+from falconq_cluster.broker.deadlines import Deadlines
+from falconq_cluster.broker.reading import consumed_batch, find_partition
 from falconq_cluster.broker.requests import Batch, ConsumeRequest
 from falconq_cluster.broker.waiters import Outcome, Waiter
-from falconq_cluster.clock import Timer
-from falconq_cluster.errors import FalconQError
+from falconq_cluster.errors import CorruptionError, FalconQError
 from falconq_cluster.machine.commands import NO_DEADLINE, Pull, Pulled, Refused
 from falconq_cluster.machine.events import Event, LevelGrew
+from falconq_cluster.machine.records import RecordError
 
 ALL_PARTITIONS = -1
 Answer = Batch | FalconQError
+_Consumer = tuple[str, str]
+"""(topic, consumer)."""
 
 
 class Poll:
     """One consume request on its way; cancel it when its client is gone."""
 
-    __slots__ = ("done", "is_fresh", "is_waiting", "pulls", "request", "timer", "waiter", "waits_until_ms")
+    __slots__ = ("_pulls", "done", "is_fresh", "request", "until_ms", "waiter")
 
     def __init__(self, pulls: Pulls, request: ConsumeRequest, done: Callable[[Answer], None], until_ms: int) -> None:
-        self.pulls = pulls
+        self._pulls = pulls
         self.request = request
         self.done: Callable[[Answer], None] | None = done
-        self.waits_until_ms = until_ms
+        self.until_ms = until_ms
+        """An empty answer is held back until then."""
         self.is_fresh = False
         """Whether the node's view was made sure of since the request came."""
-        self.is_waiting = False
         self.waiter: Waiter | None = None
-        self.timer: Timer | None = None
+        """The pull under way."""
 
     @property
     def partition(self) -> int:
         return ALL_PARTITIONS if self.request.partition is None else self.request.partition
 
+    @property
+    def consumer(self) -> _Consumer:
+        return self.request.topic, self.request.consumer
+
     def finish(self, answer: Answer) -> None:
         """Answer, once."""
         done, self.done = self.done, None
-        self.pulls.left(self)
         if done is not None:
             done(answer)
 
@@ -57,9 +65,7 @@ class Poll:
         """The client is gone; a pull that has a sequence goes on without it."""
         if self.done is not None:
             self.done = None
-            if self.waiter is not None:
-                self.waiter.cancel()
-            self.pulls.left(self)
+            self._pulls.cancelled(self)
 
 
 class Pulls:
@@ -67,9 +73,12 @@ class Pulls:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._waiting: dict[str, dict[str, deque[Poll]]] = {}
-        self._proposing: set[tuple[str, str]] = set()
+        self._waiting: dict[_Consumer, dict[int, OrderedDict[Poll, None]]] = {}
+        self._by_topic: dict[str, dict[_Consumer, None]] = {}
+        self._under_way: dict[_Consumer, list[Poll]] = {}
+        self._deadlines: Deadlines[Poll] = Deadlines(broker.clock, self._time_is_up)
         self.waiting_count = 0
+        """Polls that wait for messages."""
         broker.listen(self._applied)
 
     def consume(self, request: ConsumeRequest, done: Callable[[Answer], None]) -> Poll:
@@ -77,84 +86,120 @@ class Pulls:
         until_ms = min(self._broker.clock.monotonic_ms() + request.wait_ms, request.deadline_ms)
         poll = Poll(self, request, done, until_ms)
         if request.attempt:
+            # It may name a batch that a pull still on its way elsewhere will be given: only the log's order tells.
             self._propose(poll)
         else:
             self._look(poll)
         return poll
 
-    def _look(self, poll: Poll) -> None:
-        """Propose when there is something, else make sure of that, then wait or answer empty."""
-        views, request = self._broker.views(), poll.request
-        topic = views.topic(request.topic)
-        is_there = topic is not None and poll.partition < topic.config.partitions
-        if is_there and (
-            views.has_deliverable(request.topic, request.consumer, poll.partition)
-            or not views.consumer_exists(request.topic, request.consumer)
-        ):
-            self._propose(poll)
-        elif not poll.is_fresh:
-            poll.is_fresh = True
-            self._broker.freshness.when_fresh(lambda: self._look(poll) if poll.done is not None else None)
-        elif topic is None:
-            poll.finish(FalconQError("topic_not_found", f"there is no topic {request.topic!r}; publish to it first"))
-        elif not is_there:
-            count = topic.config.partitions
-            message = f"topic {request.topic!r} has partitions 0 to {count - 1}, not {poll.partition}"
-            poll.finish(FalconQError("unknown_partition", message))
-        else:
-            self._wait(poll)
+    def end_waits(self) -> None:
+        """Answer every waiting poll with what it has: nothing."""
+        for partitions in list(self._waiting.values()):
+            for poll in [poll for queue in partitions.values() for poll in queue]:
+                self._leave(poll)
+                self._answer(poll, None, self._broker.raft.applied_index)
 
-    def _wait(self, poll: Poll) -> None:
-        left_ms = poll.waits_until_ms - self._broker.clock.monotonic_ms()
-        request = poll.request
-        if left_ms <= 0:
-            poll.finish(consumed_batch(self._broker.views(), request, None, self._broker.raft.applied_index))
+    def cancelled(self, poll: Poll) -> None:
+        """Leave the queue; a pull without a sequence is taken back, so that it moves no cursor for nobody."""
+        self._leave(poll)
+        if poll.waiter is not None:
+            poll.waiter.cancel()
+            if poll.waiter.is_over:
+                self._pull_is_over(poll)
+
+    def _look(self, poll: Poll) -> None:
+        """Propose when there is something, else make sure of that, then wait."""
+        if poll.done is None:
+            return
+        views, request = self._broker.views(), poll.request
+        try:
+            find_partition(views, request.topic, request.partition)
+        except FalconQError as error:
+            if poll.is_fresh:
+                poll.finish(error)
+            else:
+                self._make_fresh(poll)
+            return
+        is_new = not views.consumer_exists(request.topic, request.consumer)
+        if is_new or views.has_deliverable(request.topic, request.consumer, poll.partition):
+            self._propose(poll)
+        elif poll.is_fresh:
+            self._wait(poll, is_first=False)
+        else:
+            self._make_fresh(poll)
+
+    def _make_fresh(self, poll: Poll) -> None:
+        poll.is_fresh = True
+        self._broker.freshness.when_fresh(lambda: self._look(poll))
+
+    # Waiting.
+
+    def _wait(self, poll: Poll, *, is_first: bool) -> None:
+        """Queue the poll; before the others when it was there already and got nothing."""
+        if poll.until_ms <= self._broker.clock.monotonic_ms() or not self._broker.is_running:
+            self._answer(poll, None, self._broker.raft.applied_index)
             return
         if self.waiting_count >= self._broker.limits.polls_max:
             message = f"{self.waiting_count} consumes wait on this node already; ask another one, or without waitMs"
             poll.finish(FalconQError("overloaded", message))
             return
-        poll.is_waiting = True
         self.waiting_count += 1
-        self._waiting.setdefault(request.topic, {}).setdefault(request.consumer, deque()).append(poll)
-        if poll.timer is None:
-            poll.timer = self._broker.clock.call_later(left_ms, lambda: self._time_is_up(poll))
+        queue = self._waiting.setdefault(poll.consumer, {}).setdefault(poll.partition, OrderedDict())
+        queue[poll] = None
+        if is_first:
+            queue.move_to_end(poll, last=False)
+        self._by_topic.setdefault(poll.request.topic, {})[poll.consumer] = None
+        self._deadlines.add(poll, poll.until_ms)
+
+    def _leave(self, poll: Poll) -> None:
+        """The poll waits no more; harmless when it does not wait."""
+        partitions = self._waiting.get(poll.consumer, {})
+        queue = partitions.get(poll.partition)
+        if queue is None or poll not in queue:
+            return
+        self.waiting_count -= 1
+        self._deadlines.remove(poll, poll.until_ms)
+        del queue[poll]
+        if queue:
+            return
+        del partitions[poll.partition]
+        if not partitions:
+            del self._waiting[poll.consumer]
+            consumers = self._by_topic[poll.request.topic]
+            del consumers[poll.consumer]
+            if not consumers:
+                del self._by_topic[poll.request.topic]
 
     def _time_is_up(self, poll: Poll) -> None:
-        poll.timer = None
-        if poll.is_waiting:
-            self.left(poll)
-            poll.finish(consumed_batch(self._broker.views(), poll.request, None, self._broker.raft.applied_index))
+        self._leave(poll)
+        self._answer(poll, None, self._broker.raft.applied_index)
 
-    def left(self, poll: Poll) -> None:
-        """The poll does not wait any more."""
-        if poll.timer is not None and poll.done is None:
-            poll.timer.cancel()
-            poll.timer = None
-        if not poll.is_waiting:
+    def _answer(self, poll: Poll, pulled: Pulled | None, index: int) -> None:
+        if poll.done is None:
             return
-        poll.is_waiting = False
-        self.waiting_count -= 1
-        consumers = self._waiting[poll.request.topic]
-        queue = consumers[poll.request.consumer]
-        queue.remove(poll)
-        if not queue:
-            del consumers[poll.request.consumer]
-            if not consumers:
-                del self._waiting[poll.request.topic]
+        try:
+            batch = consumed_batch(self._broker.views(), poll.request, pulled, index)
+        except FalconQError as error:
+            poll.finish(error)
+        except (CorruptionError, RecordError) as error:
+            structlog.get_logger().error("delivered_messages_not_readable", topic=poll.request.topic, error=str(error))
+            poll.finish(FalconQError("internal", f"the messages can't be read on this node: {error}"))
+        else:
+            self._broker.metrics.delivered_count += len(batch.messages)
+            poll.finish(batch)
 
-    # Proposing.
+    # Pulling.
 
     def _propose(self, poll: Poll) -> None:
         request = poll.request
         operation = Pull(
-            NO_DEADLINE,
-            request.topic,
-            request.consumer,
-            poll.partition,
-            request.batch,
-            self._broker.limits.pull_bytes_max,
-            request.attempt,
+            not_after_ms=NO_DEADLINE,
+            topic=request.topic,
+            consumer=request.consumer,
+            partition=poll.partition,
+            count_max=request.batch,
+            bytes_max=self._broker.limits.pull_bytes_max,
+            attempt=request.attempt,
         )
         try:
             poll.waiter = self._broker.submit(
@@ -162,47 +207,54 @@ class Pulls:
             )
         except FalconQError as error:
             poll.finish(error)
+            return
+        self._under_way.setdefault(poll.consumer, []).append(poll)
+        self._broker.metrics.pull_count += 1
 
     def _pulled(self, poll: Poll, outcome: Outcome) -> None:
-        poll.waiter = None
         result = outcome.result
-        if poll.done is None:
-            return
         if isinstance(result, FalconQError):
             poll.finish(result)
         elif isinstance(result, Refused):
             poll.finish(FalconQError(result.code, result.detail))
-        elif isinstance(result, Pulled):
-            if result.ranges:
-                poll.finish(consumed_batch(self._broker.views(), poll.request, result, outcome.index))
-            else:
-                poll.is_fresh = True
-                self._wait(poll)
-        self._wake_next(poll.request.topic, poll.request.consumer)
+        elif isinstance(result, Pulled) and result.ranges:
+            self._answer(poll, result, outcome.index)
+        elif poll.done is not None:
+            self._broker.metrics.pull_empty_count += 1
+            poll.is_fresh = True
+            self._wait(poll, is_first=True)
+        self._pull_is_over(poll)
+
+    def _pull_is_over(self, poll: Poll) -> None:
+        poll.waiter = None
+        polls = self._under_way[poll.consumer]
+        polls.remove(poll)
+        if not polls:
+            del self._under_way[poll.consumer]
+        self._wake(poll.consumer)
 
     # Waking.
 
     def _applied(self, events: Sequence[Event]) -> None:
-        if not self._waiting:
+        if not self._by_topic:
             return
-        if not events:
-            for topic in list(self._waiting):
-                self._wake_topic(topic)
-        for topic in {event.topic: None for event in events if isinstance(event, LevelGrew)}:
-            self._wake_topic(topic)
+        grown = {event.topic: None for event in events if isinstance(event, LevelGrew)}
+        for topic in grown if events else list(self._by_topic):
+            for consumer in list(self._by_topic.get(topic, ())):
+                self._wake(consumer)
 
-    def _wake_topic(self, topic: str) -> None:
-        for consumer in list(self._waiting.get(topic, ())):
-            if (topic, consumer) not in self._proposing:
-                self._wake_next(topic, consumer)
-
-    def _wake_next(self, topic: str, consumer: str) -> None:
-        """Let the first poll that can get something have its pull; the next one follows when that is applied."""
-        self._proposing.discard((topic, consumer))
-        views = self._broker.views()
-        for poll in self._waiting.get(topic, {}).get(consumer, ()):
-            if views.has_deliverable(topic, consumer, poll.partition):
-                self._proposing.add((topic, consumer))
-                self.left(poll)
+    def _wake(self, consumer: _Consumer) -> None:
+        """Let as many polls pull as there are batches for, beside those that pull already."""
+        for partition, queue in list(self._waiting.get(consumer, {}).items()):
+            while queue and self._free_count(consumer, partition) > 0:
+                poll = next(iter(queue))
+                self._leave(poll)
                 self._propose(poll)
-                return
+
+    def _free_count(self, consumer: _Consumer, partition: int) -> int:
+        """Deliverable messages that no pull under way from here is about to take."""
+        pending = sum(self._broker.views().pending(*consumer, partition))
+        for poll in self._under_way.get(consumer, ()):
+            if partition == ALL_PARTITIONS or poll.partition in (partition, ALL_PARTITIONS):
+                pending -= poll.request.batch
+        return pending

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from falconq_cluster.broker.requests import ORDER_DELIVERY, Batch, ConsumeRequest, Message, PartitionStatus, PeekRequest
+from falconq_cluster.broker.requests import (
+    ORDER_DELIVERY,
+    ORDER_OFFSET,
+    Batch,
+    ConsumeRequest,
+    Message,
+    PartitionStatus,
+    PeekRequest,
+)
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import Pulled
 from falconq_cluster.machine.views import DeliveredMessage, Order, TopicView, Views
-
-_READ_AHEAD = 1000
-"""Messages read at once while those before a wanted time are passed over."""
 
 
 def consumed_batch(views: Views, request: ConsumeRequest, pulled: Pulled | None, index: int) -> Batch:
@@ -47,41 +52,79 @@ def consumed_batch(views: Views, request: ConsumeRequest, pulled: Pulled | None,
 
 def peeked_batch(views: Views, request: PeekRequest, *, bytes_max: int, index: int) -> Batch:
     """The answer to a peek. Raises: FalconQError (topic_not_found, unknown_partition)."""
-    topic = _known_topic(views, request.topic)
-    if request.partition is not None and request.partition >= topic.config.partitions:
-        raise _unknown_partition(topic, request.partition)
+    topic = find_partition(views, request.topic, request.partition)
     asked = _single_partition(topic, request.partition)
     start = request.offset or 0
-    messages = _peek(views, request, start, bytes_max)
-    next_offset: int | None = None
-    if asked is not None:
-        next_offset = max((message.offset + 1 for message in messages), default=start)
+    if request.at_ms is None:
+        messages = _peek(views, request, request.partition, start, bytes_max)
+    else:
+        messages, start = _peek_since(views, request, topic, bytes_max)
+    next_offset = start
+    if messages:
+        next_offset = max(message.offset for message in messages) + 1
+    has_pages = asked is not None and request.order == ORDER_OFFSET
     return Batch(
         topic=request.topic,
         consumer=None,
         partition=asked,
         messages=_shown(messages, topic.config.levels, delivery_count=0),
         start_offset=None if asked is None else start,
-        next_offset=next_offset,
+        next_offset=next_offset if has_pages else None,
         index=index,
     )
 
 
-def _peek(views: Views, request: PeekRequest, start: int, bytes_max: int) -> list[DeliveredMessage]:
+def _peek(
+    views: Views, request: PeekRequest, partition: int | None, start: int, bytes_max: int
+) -> list[DeliveredMessage]:
     order: Order = "delivery" if request.order == ORDER_DELIVERY else "offset"
-    count = request.batch if request.at_ms is None else _READ_AHEAD
-    wanted: list[DeliveredMessage] = []
-    while True:
-        found = views.peek(
-            request.topic, partition=request.partition, offset=start, count=count, order=order, bytes_max=bytes_max
-        )
-        at_ms = request.at_ms
-        if at_ms is None:
-            return found
-        wanted += [message for message in found if message.timestamp_ms >= at_ms]
-        if len(wanted) >= request.batch or not found or order == "delivery":
-            return wanted[: request.batch]
-        start = max(message.offset for message in found) + 1
+    return views.peek(
+        request.topic, partition=partition, offset=start, count=request.batch, order=order, bytes_max=bytes_max
+    )
+
+
+def _peek_since(
+    views: Views, request: PeekRequest, topic: TopicView, bytes_max: int
+) -> tuple[list[DeliveredMessage], int]:
+    """The messages published at or after `at_ms`, and the lowest offset that was looked at.
+
+    Each partition begins at an offset of its own, so each is read alone and the results are merged.
+    """
+    partitions = range(topic.config.partitions) if request.partition is None else (request.partition,)
+    starts = [_first_since(views, request, partition) for partition in partitions]
+    found = [
+        message
+        for partition, start in zip(partitions, starts, strict=True)
+        for message in _peek(views, request, partition, start, bytes_max)
+    ]
+    if request.order == ORDER_DELIVERY:
+        found.sort(key=lambda message: (-message.level, message.partition, message.offset))
+    else:
+        found.sort(key=lambda message: (message.offset, message.partition))
+    kept: list[DeliveredMessage] = []
+    for message in found[: request.batch]:
+        bytes_max -= len(message.message) + len(message.headers or b"")
+        if kept and bytes_max < 0:
+            break
+        kept.append(message)
+    return kept, min(starts)
+
+
+def _first_since(views: Views, request: PeekRequest, partition: int) -> int:
+    """The lowest offset of the partition from which on all were published at or after `at_ms`, by bisection.
+
+    Log time never goes back (P11), so times do not fall along a partition.
+    """
+    status = views.partition_status(request.topic)[partition]
+    low, high = max(request.offset or 0, status.first_offset), status.next_offset
+    while low < high:
+        middle = (low + high) // 2
+        found = views.peek(request.topic, partition=partition, offset=middle, count=1)
+        if found and found[0].timestamp_ms < (request.at_ms or 0):
+            low = found[0].offset + 1
+        else:
+            high = middle
+    return low
 
 
 def partition_statuses(views: Views, name: str, leader: str | None) -> Sequence[PartitionStatus]:
@@ -100,16 +143,20 @@ def partition_statuses(views: Views, name: str, leader: str | None) -> Sequence[
     ]
 
 
+def find_partition(views: Views, name: str, partition: int | None) -> TopicView:
+    """The topic, which has the partition if one is given. Raises: FalconQError (topic_not_found, unknown_partition)."""
+    topic = _known_topic(views, name)
+    count = topic.config.partitions
+    if partition is not None and not 0 <= partition < count:
+        raise FalconQError("unknown_partition", f"topic {name!r} has partitions 0 to {count - 1}, not {partition}")
+    return topic
+
+
 def _known_topic(views: Views, name: str) -> TopicView:
     topic = views.topic(name)
     if topic is None:
         raise FalconQError("topic_not_found", f"there is no topic {name!r}; publish to it first, or see GET /topics")
     return topic
-
-
-def _unknown_partition(topic: TopicView, partition: int) -> FalconQError:
-    count = topic.config.partitions
-    return FalconQError("unknown_partition", f"topic {topic.name!r} has partitions 0 to {count - 1}, not {partition}")
 
 
 def _single_partition(topic: TopicView, partition: int | None) -> int | None:

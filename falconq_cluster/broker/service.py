@@ -44,9 +44,20 @@ class BrokerService:
         """Consumes that wait for messages."""
         return self._pulls.waiting_count
 
+    def end_waits(self) -> None:
+        """Answer every waiting consume now, empty: the node stops and its clients shall go elsewhere."""
+        self._pulls.end_waits()
+
     async def publish(self, request: PublishRequest) -> Published:
         """Append one message; it is on the disks of a majority when this returns."""
-        operation, levels = self._append_of(request)
+        try:
+            operation, levels = self._append_of(request)
+        except FalconQError:
+            if self._broker.views().topic(request.topic) is not None:
+                raise
+            # The topic may have been made through another node a moment ago.
+            await self._fresh()
+            operation, levels = self._append_of(request)
         future: asyncio.Future[Outcome] = self._loop.create_future()
 
         def done(outcome: Outcome) -> None:
@@ -60,6 +71,11 @@ class BrokerService:
             waiter.cancel()
             raise
         return _published(outcome, levels)
+
+    async def _fresh(self) -> None:
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._broker.freshness.when_fresh(lambda: None if future.done() else future.set_result(None))
+        await future
 
     def _append_of(self, request: PublishRequest) -> tuple[Append, tuple[str, ...]]:
         topic = self._broker.views().topic(request.topic)
@@ -110,7 +126,6 @@ class BrokerService:
             raise
         if isinstance(answer, FalconQError):
             raise answer
-        self._broker.metrics.delivered_count += len(answer.messages)
         return answer
 
     async def peek(self, request: PeekRequest) -> Batch:

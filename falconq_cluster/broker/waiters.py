@@ -33,13 +33,22 @@ class Owner(Protocol):
     """Who holds a waiter."""
 
     def cancelled(self, waiter: Waiter) -> None:
-        """The submitter is gone."""
+        """The submitter of an operation without a sequence is gone."""
 
 
 class Waiter:
     """A submitted operation."""
 
-    __slots__ = ("_done", "_owner", "deadline_ms", "is_sequenced", "operation", "partitions", "size_bytes")
+    __slots__ = (
+        "_done",
+        "_owner",
+        "deadline_ms",
+        "is_cancelled",
+        "is_sequenced",
+        "operation",
+        "partitions",
+        "size_bytes",
+    )
 
     def __init__(
         self,
@@ -58,6 +67,7 @@ class Waiter:
         self.partitions = partitions
         """The operation touches at most so many."""
         self.deadline_ms = deadline_ms
+        self.is_cancelled = False
         self.is_sequenced = False
         """Whether the operation is part of a command: from then on it may be applied."""
 
@@ -66,8 +76,12 @@ class Waiter:
         return self._done is None
 
     def cancel(self) -> None:
-        """Give up: the outcome is nobody's concern. An operation that has no sequence yet is not proposed."""
-        if self._done is not None:
+        """Give up. An operation without a sequence is not proposed, and ends without a word.
+
+        One that has a sequence is not proposed again under another; its outcome is told as ever.
+        """
+        self.is_cancelled = True
+        if self._done is not None and not self.is_sequenced:
             self._done = None
             self._owner.cancelled(self)
 
