@@ -207,6 +207,8 @@ class Broker:
                 self._origin_opened(event)
         if header is None:
             self._observe_leadership()
+            # The leader of this no-op takes commands by now; an opening that came earlier was dropped.
+            self._opening.propose()
         elif header.origin == self._raft.node_id and header.epoch == self.outbox.epoch and not applied.is_repeat:
             self.outbox.applied(header.sequence, applied.index, applied.results)
             if self.outbox.waiting_count:
