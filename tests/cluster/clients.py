@@ -24,7 +24,7 @@ from tests.cluster.waiting import until
 
 REQUEST_SECONDS = 15.0
 """Beyond the node's own limit of ten: the answer of a node that lives comes first."""
-RETRY_SECONDS = 0.03
+RETRY_SECONDS = 0.06
 HIGH_EVERY = 3
 UNKNOWN_STATUS = 504
 

@@ -7,6 +7,7 @@ Must not know: which steps there are.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,16 +19,6 @@ from tests.cluster.waiting import until
 STEPS_MIN = 5
 """Identity, journal, term and vote, the formed entry: fewer would mean that the shim saw nothing."""
 STEPS_MAX = 60
-
-
-async def formed(cluster: Cluster, http: Http, ledger: Ledger) -> None:
-    await cluster.wait_ready()
-    for node in cluster.running:
-        outcome = await http.publish(node, "t", ledger.new_payload(node.name), ledger=ledger)
-        assert outcome.kind == "acknowledged", outcome
-    views = await cluster.views()
-    assert views is not None
-    assert len({view["clusterID"] for view in views}) == 1
 
 
 async def test_two_of_three_form_nothing_and_say_whom_they_miss(
@@ -45,36 +36,55 @@ async def test_two_of_three_form_nothing_and_say_whom_they_miss(
     await cluster.wait_ready()
 
 
-async def test_killing_every_node_at_every_durable_step_of_forming_still_ends_in_a_cluster(
+async def test_killing_a_node_at_every_durable_step_of_forming_still_ends_in_a_cluster(
     make_cluster: Callable[..., Cluster], http: Http, sync_shim: Path
 ) -> None:
+    """Each round kills each node once, at three steps that follow each other; the nodes take turns at going first."""
     step = 0
     has_died = True
     while has_died:
-        step += 1
         assert step < STEPS_MAX, "forming never ends"
-        ledger = Ledger()
         cluster = make_cluster(preload=sync_shim)
-        for node in cluster.nodes.values():
-            node.start(SYNC_SHIM_KILL_AT=str(step))
-        has_died = await _restart_the_dead(cluster)
-        await formed(cluster, http, ledger)
+        names = deque(cluster.members)
+        names.rotate(step)
+        for number, name in enumerate(names, start=step + 1):
+            cluster[name].start(SYNC_SHIM_KILL_AT=str(number))
+        has_died = await _survives(cluster, http)
         cluster.close()
-    print(f"\nforming was killed at each of {step - 1} durable steps")
+        step += len(names) if has_died else 0
+    print(f"\nforming was killed at each of its {step} durable steps")
     assert step > STEPS_MIN
 
 
-async def _restart_the_dead(cluster: Cluster) -> bool:
-    """Each node that its shim killed is started once more, until the cluster is ready; whether one died."""
-    alive = {name: cluster[name] for name in cluster.members}
+async def _survives(cluster: Cluster, http: Http) -> bool:
+    """Restarts each node that its shim killed until the cluster acknowledges; whether one died before it was ready."""
+    nodes = [cluster[name] for name in cluster.members]
     dead: set[str] = set()
+    ledger = Ledger()
 
-    async def probe() -> bool:
-        for name, node in alive.items():
-            if not node.is_running and name not in dead:
-                dead.add(name)
+    async def restart_the_dead() -> None:
+        for node in nodes:
+            if not node.is_running:
+                assert node.name not in dead, node.log_tail()
+                dead.add(node.name)
                 node.start()
-        return all([await cluster.is_ready(node) for node in alive.values()])
 
-    await until("the cluster is ready", probe)
-    return bool(dead)
+    async def is_ready() -> bool:
+        await restart_the_dead()
+        return all([await cluster.is_ready(node) for node in nodes])
+
+    async def is_acknowledged() -> bool:
+        await restart_the_dead()
+        outcome = await http.publish(nodes[0], "t", ledger.new_payload("m"), ledger=ledger)
+        return outcome.kind == "acknowledged"
+
+    await until("the cluster is ready", is_ready)
+    has_died = bool(dead)
+    await until("the cluster acknowledges", is_acknowledged)
+    await until("the cluster is ready", is_ready)
+    views = await cluster.views(nodes)
+    assert views is not None
+    assert len({view["clusterID"] for view in views}) == 1
+    for node in nodes:
+        ledger.check("t", await cluster.read_all(node, "t"), reader=node.name)
+    return has_died

@@ -23,6 +23,8 @@ from tests.cluster.waiting import stays, until
 
 SHORT_WAIT = {"request_timeout_ms": 1500, "no_leader_wait_ms": 1000}
 SHORT_LOG = {"flush_entries": 50, "journal_keep_entries": 10, "journal_segment_bytes": 65536}
+EXPIRY_SECONDS = 1.0
+"""Beyond what an operation outlives its client's deadline: 250 ms, for what two clocks may differ."""
 UNDISTURBED_SECONDS = 2.0
 """Several election timeouts."""
 
@@ -130,8 +132,8 @@ async def test_a_deposed_leader_with_a_divergent_tail_that_returns_by_snapshot_g
     # These entries are only in the old leader's log, and their clients still wait when it is back.
     waiting = asyncio.create_task(publish_many(http, old, ledger, 20))
     await until_acknowledged(http, others[0], ledger)
-    for _ in range(150):  # one by one: each is an entry, so that the others cut their journals beyond the tail
-        outcome = await http.publish(others[0], "t", ledger.new_payload("majority"), ledger=ledger)
+    for _ in range(150):  # one by one and long: the others cut whole segments of their journals, beyond the tail
+        outcome = await http.publish(others[0], "t", ledger.new_payload("majority" + "x" * 2000), ledger=ledger)
         assert outcome.kind == "acknowledged", outcome
     proxies.heal()
     outcomes = await waiting
@@ -151,11 +153,16 @@ async def test_a_consume_that_a_cut_off_follower_still_holds_moves_no_cursor_lat
     warm_up = await http.get(follower, "/topic/t/consume", consumerID="c", batch=1)
     assert warm_up.body["count"] == 1
     await cluster.converge()
+
+    async def is_cut_off() -> bool:
+        return not await cluster.is_ready(follower)
+
     for how in (proxies.hold_all, proxies.isolate):
         how(follower.name)
         held = await http.get(follower, "/topic/t/consume", consumerID="c", batch=4)
         assert held.status in {503, 504}, held
         assert held.body["code"] in {"no_leader", "not_ready", "expired", "unknown_outcome"}
+        await stays("the follower is cut off", is_cut_off, seconds=EXPIRY_SECONDS)
         proxies.heal()
         await cluster.wait_ready()
         # The follower's later commands come behind the held one: with this one, that one is judged too.
