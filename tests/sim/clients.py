@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from falconq_cluster.broker.waiters import Outcome
 from falconq_cluster.errors import FalconQError
@@ -73,13 +74,15 @@ class Clients:
         for number in range(self._cluster.profile.publishers):
             self._soon(lambda: self._publish_again(self._any_host()), 10 * (number + 1))
         for number in range(self._cluster.profile.consumers):
-            self._soon(lambda name=f"c{number}": self._consume_again(name), 10 * (number + 1))
+            self._soon(partial(self._consume_again, f"c{number}"), 10 * (number + 1))
 
     def stop(self) -> None:
         """Ask nothing more."""
         self._is_over = True
 
-    def ask(self, host: Host, operation: Append | Pull, token: bytes, deadline_ms: int, then: Callable[[Asked], None]) -> None:
+    def ask(
+        self, host: Host, operation: Append | Pull, token: bytes, deadline_ms: int, then: Callable[[Asked], None]
+    ) -> None:
         """Hand an operation to a node; `then` is called once, with an answer or when the client gave up."""
         asked = Asked(token, operation, host.name)
         self.ledger.asked.append(asked)
@@ -216,5 +219,3 @@ def _name(asked: Asked) -> str:
     if isinstance(operation, Append):
         return f"publish {asked.token.decode()}"
     return f"pull {operation.consumer} of {operation.topic} {asked.token.decode()}"
-
-

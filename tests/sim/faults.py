@@ -153,8 +153,11 @@ class Nemesis:
             if host.node is node:
                 self._cluster.crash(host)
 
+        def schedule_end() -> None:
+            self._world.at(0, end)
+
         def leave() -> None:
-            node.leave(lambda: self._world.at(0, end))
+            node.leave(schedule_end)
 
         # Should it be killed, stand still or fail on the way, the machine does not wait for ever.
         self._world.at(4 * US_PER_S, end)

@@ -119,7 +119,9 @@ class Reference:
                 offsets = [message.offset for message in messages if message.level == level]
                 stored = [m.offset for t, m in self.messages.values() if t == topic and m.level == level]
                 if offsets != sorted(stored)[: len(offsets)]:
-                    raise Violation(f"{consumer} got level {level} of {topic} as {offsets}, stored are {sorted(stored)}")
+                    raise Violation(
+                        f"{consumer} got level {level} of {topic} as {offsets}, stored are {sorted(stored)}"
+                    )
                 pending = views.pending(topic, consumer)[level]
                 if len(offsets) + pending != len(stored):
                     raise Violation(f"{consumer} has {pending} pending in level {level} of {topic}, not the rest")

@@ -118,13 +118,16 @@ class Run:
                 self.world.at(100 * US_PER_MS, lambda: self.clients.publish(host, again, deadline_ms=2000))
 
         self.clients.publish(host, again, deadline_ms=2000)
-        self._expect(f"{host.name} takes a message", lambda: bool(answers) and answers[-1].state == DONE, LEADER_WITHIN_US)
+        self._expect(
+            f"{host.name} takes a message", lambda: bool(answers) and answers[-1].state == DONE, LEADER_WITHIN_US
+        )
 
     def _check_end(self) -> None:
         reference = Reference(self.invariants.committed)
         for host in self.cluster.hosts.values():
             node = _node(host)
-            assert node is not None and isinstance(node.node.store, SimStore)
+            assert node is not None
+            assert isinstance(node.node.store, SimStore)
             reference.check_store(host.name, node.node.store.pairs())
         reference.check_ledger(self.clients.ledger, self.invariants.committed)
         reference.check_deliveries()

@@ -20,7 +20,7 @@ US_PER_S = 1_000_000
 EVENTS_PER_INSTANT_MAX = 20_000
 """So many events without time going on is a loop that would never end."""
 LIBRARY_CLOCK_STEP_S = 1e-6
-"""PySyncObj waits inside a call for its clock to move (RAFT.md section 4); small, so that timers do not lag behind it."""
+"""PySyncObj waits inside a call for its clock to move (RAFT.md section 4); small, so that timers do not lag."""
 
 
 class Crashed(BaseException):

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterable
 from falconq_cluster.broker.broker import Broker
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.broker.waiters import Outcome, Waiter
-from falconq_cluster.machine.commands import Append, Pull, encode_command, encode_entry
+from falconq_cluster.machine.commands import Append, Form, Pull, encode_command, encode_entry
 from falconq_cluster.machine.commands import Command as MachineCommand
-from falconq_cluster.machine.commands import Form
 from falconq_cluster.machine.machine import NO_OP, Applied, Machine
 from falconq_cluster.machine.records import iter_records, pack_record
 from falconq_cluster.raft.frames import Frame, decode_frame, encode_frame
@@ -220,7 +219,7 @@ class Loopback:
         self.links: dict[tuple[str, str], deque[bytes]] = {}
         self.cut: set[frozenset[str]] = set()
         self.nodes = {name: Member(self, name, limits or BrokerLimits()) for name in names or ("n1",)}
-        form = encode_command(MachineCommand("", 0, 0, [Form("c", {name: "d" for name in self.nodes})]))
+        form = encode_command(MachineCommand("", 0, 0, [Form("c", dict.fromkeys(self.nodes, "d"))]))
         self.committed.append((0, encode_entry(form, START_MS)))
         for node in self.nodes.values():
             node.broker.start()
