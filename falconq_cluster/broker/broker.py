@@ -207,8 +207,9 @@ class Broker:
                 self._origin_opened(event)
         if header is None:
             self._observe_leadership()
-            # The leader of this no-op takes commands by now; an opening that came earlier was dropped.
+            # The leader of this no-op answers by now; what came to it earlier was dropped.
             self._opening.propose()
+            self.freshness.leadership_changed()
         elif header.origin == self._raft.node_id and header.epoch == self.outbox.epoch and not applied.is_repeat:
             self.outbox.applied(header.sequence, applied.index, applied.results)
             if self.outbox.waiting_count:
