@@ -63,19 +63,14 @@ def _run(cluster: LocalCluster, console: Console, *, demo: bool) -> int:
 def _show_nodes(cluster: LocalCluster, console: Console) -> None:
     leader = cluster.leader()
     table = Table(title="FalconQ Cluster", title_justify="left")
-    for column in ("node", "role", "HTTP", "Raft", "pid", "log"):
-        table.add_column(column, overflow="fold")
+    for column in ("node", "role", "HTTP", "Raft", "pid"):
+        table.add_column(column, no_wrap=True)
     for node in cluster.nodes:
         role = "leader" if node.name == leader else "follower"
-        table.add_row(
-            node.name,
-            role,
-            f"http://127.0.0.1:{node.http_port}",
-            f"127.0.0.1:{node.raft_port}",
-            str(node.pid),
-            str(node.log_file),
-        )
+        http, raft = f"http://127.0.0.1:{node.http_port}", f"127.0.0.1:{node.raft_port}"
+        table.add_row(node.name, role, http, raft, str(node.pid))
     console.print(table)
+    console.print(f"Data and logs: {cluster.nodes[0].directory.parent}", highlight=False, soft_wrap=True)
 
 
 def _show_demo(cluster: LocalCluster, console: Console) -> bool:

@@ -60,6 +60,7 @@ class Gateway:
     def __init__(
         self, *, service: Service, node: NodeStatus, clock: Clock, metrics: Metrics, limits: GatewayLimits
     ) -> None:
+        self._service = service
         self._node = node
         self._clock = clock
         self._metrics = metrics
@@ -105,6 +106,7 @@ class Gateway:
     async def drain(self, within_ms: int) -> None:
         """Takes no new connection, finishes what it has for at most `within_ms`, then closes everything."""
         self._is_draining = True
+        self._service.end_waits()
         if self._listener is None or self._server is None:
             return
         self._listener.close()

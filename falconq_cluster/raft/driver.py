@@ -61,6 +61,7 @@ class RaftDriver:
             exclusive=self._run_exclusive,
             installed=self._snapshot_installed,
             fatal=self.stop_with,
+            needed_index=self.replication.needed_index,
         )
         core.library = RaftLibrary(
             node_id=core.node_id,

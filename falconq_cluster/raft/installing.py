@@ -44,13 +44,17 @@ class Installing:
         exclusive: Callable[[Callable[[], None], Callable[[], None]], None],
         installed: Callable[[], None],
         fatal: Callable[[StopProcess], None],
+        needed_index: Callable[[], int | None],
     ) -> None:
-        """`exclusive(work, then)` runs blocking work when no sync runs, keeps steps away, then calls `then`."""
+        """`exclusive(work, then)` runs blocking work when no sync runs, keeps steps away, then calls `then`;
+        `needed_index` is the lowest index that a connected follower still needs from this leader's journal.
+        """
         self._core = core
         self._background = background
         self._exclusive = exclusive
         self._installed = installed
         self._fatal = fatal
+        self._needed_index = needed_index
         self._is_flushing = False
         self._asked_index = 0
         self._verified: Pull | None = None
@@ -234,9 +238,9 @@ class Installing:
         flushed = min(core.replica.flushed_index, core.library.last_applied)
         is_large = journal.bytes_on_disk > core.times.journal_bytes_max
         index = flushed if is_large else flushed - core.times.journal_keep_entries
-        pinned = self.server.pinned_index()
-        if pinned is not None and journal.bytes_on_disk < JOURNAL_PINNED_TIMES * core.times.journal_bytes_max:
-            index = min(index, pinned)
+        if journal.bytes_on_disk < JOURNAL_PINNED_TIMES * core.times.journal_bytes_max:
+            needed = (self.server.pinned_index(), self._needed_index())
+            index = min([index, *(each for each in needed if each is not None)])
         if index > journal.first_index:
             journal.cut_front(index)
             core.request_step()

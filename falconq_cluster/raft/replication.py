@@ -167,6 +167,14 @@ class Replication:
         """The last index that the peer is known to hold, whether it counts or not."""
         return max(self._learner_match[peer], self._core.library.match_index(peer))
 
+    def needed_index(self) -> int | None:
+        """The lowest index that a connected follower is known to hold, None when no follower is fed from the log."""
+        core = self._core
+        if not core.library.leads:
+            return None
+        held = [self.lag_of(peer) for peer in core.others if core.library.is_peer_connected(peer)]
+        return min((index for index in held if index), default=None)
+
     def behind_ms(self, peer: str) -> int:
         """How long the peer has not held all that is committed; 0 when it does."""
         since = self._behind_since_ms.get(peer)

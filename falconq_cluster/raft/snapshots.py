@@ -50,10 +50,17 @@ class SnapshotServer:
         self._now_ms = now_ms
         self._chunk_bytes = chunk_bytes
         self._serving: dict[str, _Serving] = {}
+        self._pins: dict[str, tuple[int, int]] = {}
 
     def pinned_index(self) -> int | None:
-        """The lowest index that a running transfer brings: the journal must be kept from there."""
-        return min((serving.index for serving in self._serving.values()), default=None)
+        """The lowest index that a transfer brings: the journal must be kept from there.
+
+        A transfer pins it for IDLE_MS beyond its last request too: until the puller has installed the snapshot and
+        taken the first entries behind it, or it would need the next snapshot at once, for ever.
+        """
+        now = self._now_ms()
+        self._pins = {peer: pin for peer, pin in self._pins.items() if now - pin[1] <= IDLE_MS}
+        return min((index for index, _ in self._pins.values()), default=None)
 
     def fetch_received(self, peer: str, frame: SnapshotFetch) -> None:
         """Answer with the chunk asked for; chunk 0 of an unknown transfer starts it."""
@@ -64,6 +71,7 @@ class SnapshotServer:
                 return
             serving = self._start(peer, frame.transfer_id)
         serving.last_used_ms = self._now_ms()
+        self._pins[peer] = (serving.index, serving.last_used_ms)
         if frame.number == serving.next_number:
             serving.last_chunk = self._next_chunk(serving)
         if serving.last_chunk is not None and serving.last_chunk.number == frame.number:

@@ -41,6 +41,7 @@ class RecordingService:
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.waited_for: list[int] = []
+        self.is_waiting_over = False
         self.error: Exception | None = None
         self.hold: Callable[[], Awaitable[None]] | None = None
         self.cancelled_count = 0
@@ -105,6 +106,9 @@ class RecordingService:
         return [
             PartitionStatus(id=0, leader="n2", first_offset=0, next_offset=5, bytes=99, depth={"low": 1, "high": 4})
         ]
+
+    def end_waits(self) -> None:
+        self.is_waiting_over = True
 
     async def wait_index(self, index: int, deadline_ms: int) -> None:
         self.waited_for.append(index)

@@ -79,6 +79,7 @@ async def test_a_drain_finishes_what_was_asked_and_takes_nothing_new(rig: Rig) -
     with pytest.raises(aiohttp.ClientConnectorError):
         await rig.session.get(f"{rig.url}/livez")
     assert not drain.done()
+    assert rig.service.is_waiting_over
     release.set()
     answer = await asked
     assert answer.startswith(b"HTTP/1.1 200 OK")
