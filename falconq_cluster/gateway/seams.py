@@ -39,7 +39,7 @@ class Service(Protocol):
         """The topic's partitions. Raises: topic_not_found."""
 
     def end_waits(self) -> None:
-        """From now on no consume waits for messages: those that do are answered as they are."""
+        """Answers every consume that waits for messages now, empty: the node stops."""
 
     async def wait_index(self, index: int, deadline_ms: int) -> None:
         """Returns when this node has applied `index`. Raises: index_not_reached."""

@@ -116,7 +116,7 @@ def test_any_text_is_an_address_or_a_sentence(text: str) -> None:
         try:
             read(text)
         except ValueError as error:
-            assert str(error)
+            assert str(error)  # noqa: PT017 (most texts are refused, some are not)
 
 
 @given(st.sampled_from(["127.0.0.1", "::1", "node-1.example"]), st.integers(0, 65535))
