@@ -105,7 +105,7 @@ def test_a_file_with_an_unknown_key_or_no_toml_is_refused(tmp_path: Path) -> Non
 
 
 def test_what_is_told_to_others_is_the_advertised_address() -> None:
-    settings = Settings(http_address="0.0.0.0:8080", http_advertise="node1:80", insecure=True)  # type: ignore[arg-type]
+    settings = Settings(http_address="0.0.0.0:8080", http_advertise="node1:80", insecure=True)
     assert settings.http_address.is_wildcard
     assert str(settings.advertised_http) == "node1:80"
 
