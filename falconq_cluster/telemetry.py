@@ -85,9 +85,13 @@ class Metrics:
         self.published = self._counter("falconq_published_messages_total", "Messages acknowledged by this node.")
         self.delivered = self._counter("falconq_delivered_messages_total", "Messages delivered by this node.")
         self.commands = self._counter("falconq_broker_commands_total", "Commands that this node made for its clients.")
-        self.operations = self._counter("falconq_broker_operations_total", "Operations in those commands; messages that arrive together share one.")
+        self.operations = self._counter(
+            "falconq_broker_operations_total", "Operations in those commands; messages that arrive together share one."
+        )
         self.rewinds = self._counter("falconq_broker_rewinds_total", "Times that commands were sent again.")
-        self.repeats = self._counter("falconq_broker_repeats_total", "On the leader: commands that came again and were in the log already.")
+        self.repeats = self._counter(
+            "falconq_broker_repeats_total", "On the leader: commands that came again and were in the log already."
+        )
         self.waiting = self._gauge("falconq_broker_waiting_operations", "Operations that wait to be sent.")
         self.outstanding = self._gauge("falconq_broker_outstanding_commands", "Own commands that aren't applied yet.")
         self.polls = self._gauge("falconq_broker_waiting_polls", "Consume requests that wait for a message.")
