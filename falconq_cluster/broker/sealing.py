@@ -56,13 +56,15 @@ class KeyCount:
         self.count += each
 
 
-_Key = tuple[str, int, int, bool, int]
+_Place = tuple[str, int, int]
+"""(topic, partition, level)."""
 
 
 def seal(waiters: Sequence[Waiter], limits: BrokerLimits, *, log_time_ms: int, now_ms: int) -> list[SealedOperation]:
     """The operations of one command for all the waiters, with their times to expire (P10)."""
     sealed: list[SealedOperation] = []
-    open_merges: dict[_Key, _Merge] = {}
+    # The last append of each place: an earlier one would put a message before those that came first.
+    open_merges: dict[_Place, _Merge] = {}
     merges: list[_Merge] = []
     for waiter in waiters:
         remaining_ms = max(0, waiter.deadline_ms - now_ms) + limits.expiry_allowance_ms
@@ -71,14 +73,15 @@ def seal(waiters: Sequence[Waiter], limits: BrokerLimits, *, log_time_ms: int, n
         if isinstance(operation, Pull):
             sealed.append(SealedOperation(_pull_until(operation, not_after_ms), [waiter]))
             continue
+        place = (operation.topic, operation.partition, operation.level)
         if operation.count > 1:
+            open_merges.pop(place, None)
             sealed.append(SealedOperation(_append_until(operation, [operation.records], not_after_ms), [waiter]))
             continue
-        key = (operation.topic, operation.partition, operation.level, operation.may_create, not_after_ms)
-        merge = open_merges.get(key)
-        if merge is None or not merge.has_room(operation, limits):
+        merge = open_merges.get(place)
+        if merge is None or not merge.takes(operation, not_after_ms, limits):
             merge = _Merge(SealedOperation(operation, []), [], 0, not_after_ms)
-            open_merges[key] = merge
+            open_merges[place] = merge
             merges.append(merge)
             sealed.append(merge.sealed)
         merge.add(operation, waiter)
@@ -96,9 +99,13 @@ class _Merge:
     size_bytes: int
     not_after_ms: int
 
-    def has_room(self, operation: Append, limits: BrokerLimits) -> bool:
+    def takes(self, operation: Append, not_after_ms: int, limits: BrokerLimits) -> bool:
+        first = self.sealed.operation
         return (
-            len(self.records) < limits.merge_count_max
+            isinstance(first, Append)
+            and first.may_create == operation.may_create
+            and self.not_after_ms == not_after_ms
+            and len(self.records) < limits.merge_count_max
             and self.size_bytes + len(operation.records) <= limits.merge_bytes_max
         )
 

@@ -74,6 +74,17 @@ def test_requests_that_expire_at_different_times_are_judged_apart():
     assert len(command.operations) == 2
 
 
+def test_messages_of_one_level_keep_their_order_whatever_can_be_merged():
+    cluster = settled("n1", leader="n1")
+    cluster["n1"].submit(append('"0"'), timeout_ms=5_000)
+    cluster["n1"].submit(append('"1"'), timeout_ms=500)
+    cluster["n1"].submit(append('"2"'), timeout_ms=5_000)
+    cluster["n1"].submit(append('"3"', '"4"'), timeout_ms=5_000)
+    cluster["n1"].submit(append('"5"'), timeout_ms=5_000)
+    cluster.settle()
+    assert stored(cluster["n1"]) == [f'"{n}"' for n in range(6)]
+
+
 def test_an_operation_expires_after_its_deadline_and_not_long_after():
     cluster = settled("n1", leader="n1")
     cluster["n1"].submit(append('"a"'), timeout_ms=3_000)
