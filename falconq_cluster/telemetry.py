@@ -18,6 +18,8 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+__all__ = ("METRICS_CONTENT_TYPE", "SHARD", "Counter", "Histogram", "Metrics", "configure_logging")
+
 METRICS_CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 SHARD = "shard-0"
 """The one Raft group there is."""

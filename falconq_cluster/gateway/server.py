@@ -26,7 +26,7 @@ from falconq_cluster.gateway.routing import Answer, Route, Router
 from falconq_cluster.gateway.seams import NodeStatus, Service
 from falconq_cluster.gateway.seed import SeedRoutes
 from falconq_cluster.gateway.wire import HttpCall, WireAnswer
-from falconq_cluster.telemetry import Metrics
+from falconq_cluster.telemetry import Counter, Histogram, Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +66,7 @@ class Gateway:
         self._metrics = metrics
         self._limits = limits
         self._is_draining = False
+        self._counted: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._busy: set[RequestHandler] = set()
         """Connections with a request in progress; each has at most one."""
         self._is_idle = asyncio.Event()
@@ -178,8 +179,15 @@ class Gateway:
 
     def _count(self, route: Route | None, answer: Answer, started_ms: int) -> None:
         pattern = NO_ROUTE if route is None else route.pattern
-        self._metrics.http_requests.labels(pattern, str(answer.status)).inc()
-        self._metrics.http_latency.labels(pattern).observe((self._clock.monotonic_ms() - started_ms) / 1000)
+        counted = self._counted.get((pattern, answer.status))
+        if counted is None:
+            # Kept, because to find a labelled metric costs more than to count: there are few routes and statuses.
+            metrics = self._metrics
+            counted = metrics.http_requests.labels(pattern, str(answer.status)), metrics.http_latency.labels(pattern)
+            self._counted[pattern, answer.status] = counted
+        requests, latency = counted
+        requests.inc()
+        latency.observe((self._clock.monotonic_ms() - started_ms) / 1000)
 
     def _update_gauges(self) -> None:
         self._metrics.http_inflight.set(self.inflight_count)

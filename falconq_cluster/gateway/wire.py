@@ -52,9 +52,14 @@ class HttpCall:
         request = self._request
         if (request.content_length or 0) > self._body_bytes_max:
             raise self._too_large(f"{request.content_length} bytes")
-        if request.headers.get("Expect", "").lower() == "100-continue" and not request.content.is_eof():
-            await request.writer.write(CONTINUE)
         try:
+            if request.content.is_eof():
+                # The usual case: a small body came in one packet with its head, and nothing is to be waited for.
+                data = request.content.read_nowait()
+                self._check_size(len(data))
+                return data
+            if request.headers.get("Expect", "").lower() == "100-continue":
+                await request.writer.write(CONTINUE)
             async with asyncio.timeout(self._body_timeout_ms / 1000):
                 return await self._read()
         except TimeoutError as error:
@@ -64,18 +69,15 @@ class HttpCall:
             raise FalconQError("bad_request", f"the body broke off or is not framed as HTTP asks: {error}") from error
 
     async def _read(self) -> bytes:
-        content = self._request.content
-        first = await content.readany()
-        if content.is_eof():
-            if len(first) > self._body_bytes_max:
-                raise self._too_large("more")
-            return first
-        data = bytearray(first)
-        while chunk := await content.readany():
+        data = bytearray()
+        while chunk := await self._request.content.readany():
             data += chunk
-            if len(data) > self._body_bytes_max:
-                raise self._too_large("more")
+            self._check_size(len(data))
         return bytes(data)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._body_bytes_max:
+            raise self._too_large("more")
 
     def _too_large(self, size: str) -> FalconQError:
         return FalconQError(
