@@ -21,6 +21,10 @@ _move = st.one_of(
     st.tuples(st.just("pull"), _name, st.integers(1, 3)),
     st.tuples(st.just("cancel"), st.integers(0, 20)),
     st.tuples(st.just("turn"), _name),
+    st.tuples(st.just("forward"), _name),
+    st.tuples(st.just("forward"), _name),
+    st.tuples(st.just("forward"), _name),
+    st.tuples(st.just("move_all")),
     st.tuples(st.just("deliver"), _name, _name),
     st.tuples(st.just("deliver"), _name, _name),
     st.tuples(st.just("repeat"), _name, _name),
@@ -74,6 +78,17 @@ class History:
 
     def do_turn(self, name: str) -> None:
         self.cluster[name].broker._turn()
+
+    def do_forward(self, name: str) -> None:
+        """What the node's clients asked for reaches the leader's log."""
+        self.cluster[name].broker._turn()
+        leader = self.cluster.leader
+        while leader is not None and self.cluster.deliver_one(name, leader):
+            pass
+        self.do_step(1 << 20)
+
+    def do_move_all(self) -> None:
+        self.cluster.turn()
 
     def do_deliver(self, source: str, target: str) -> None:
         self.cluster.deliver_one(source, target)
@@ -175,8 +190,8 @@ class History:
             assert len(given) <= len(self._stored()) - sum(views.pending("t", "c"))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(st.lists(_move, max_size=120))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(st.lists(_move, min_size=40, max_size=120))
 def test_every_operation_is_applied_at_most_once_in_order_and_its_result_is_exact(moves: list[tuple[object, ...]]):
     history = History()
     history.cluster.settle()
