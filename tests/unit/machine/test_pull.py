@@ -239,3 +239,11 @@ def test_attempt_is_forgotten_after_five_minutes_of_log_time():
     node.now_ms += 1
     assert node.consume(1, attempt="one") == ["b"]
     assert sum(key[:1] == b"\x14" for key, _ in node.everything()) == 1
+
+
+def test_batches_in_memory_stay_bounded_however_long_the_backlog():
+    node = Node()
+    for number in range(5 * TAIL_KEPT_COUNT):
+        node.publish(str(number))
+        (level, _) = node.machine.state.topics["t"].partitions[0].levels
+        assert len(level.tail) <= 2 * TAIL_KEPT_COUNT
