@@ -33,6 +33,9 @@ log = structlog.get_logger(__name__)
 NO_ROUTE = "none"
 """Label of requests to unknown routes."""
 BACKLOG = 1024
+LEAVE_MS = 300
+"""How long a stopping node still answers on open connections: a busy client's next request comes sooner."""
+LEAVE_POLL_S = 0.02
 HEADERS_MAX = 64
 LINGER_SECONDS = 2.0
 """How long the rest of a refused body is read away, so that the client sees the refusal and not a reset."""
@@ -111,6 +114,7 @@ class Gateway:
         if self._listener is None or self._server is None:
             return
         self._listener.close()
+        await self._let_clients_leave(min(within_ms, LEAVE_MS))
         for connection in self._server.connections:
             # A closed connection takes no more bytes, and a busy one may still wait for the rest of its body.
             if connection not in self._busy:
@@ -123,6 +127,16 @@ class Gateway:
         await self._server.shutdown(timeout=0.2)
         await self._listener.wait_closed()
         self._listener = self._server = None
+
+    async def _let_clients_leave(self, within_ms: int) -> None:
+        """Clients of kept connections get one more answer, which says that the connection closes.
+
+        Else a request that crosses the close would end without an answer, its outcome unknown.
+        """
+        until_ms = self._clock.monotonic_ms() + within_ms
+        server = self._server
+        while server is not None and server.connections and self._clock.monotonic_ms() < until_ms:  # noqa: ASYNC110
+            await asyncio.sleep(LEAVE_POLL_S)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         started_ms = self._clock.monotonic_ms()

@@ -316,9 +316,15 @@ class RaftDriver:
             else:
                 self.leading.ended()
 
+    @property
+    def live_leader(self) -> str | None:
+        """Who leads, as long as it was heard lately."""
+        library = self.core.library
+        return library.leader if library.leads or not self.core.election.leader_is_silent() else None
+
     def _tell_leadership(self, *, is_forced: bool = False) -> None:
         library = self.core.library
-        seen = (library.term, library.leader, self.leading.may_take_commands)
+        seen = (library.term, self.live_leader, self.leading.may_take_commands)
         if (seen != self._seen_leadership or is_forced) and self.upcalls is not None:
             self._seen_leadership = seen
             self.upcalls.leadership_changed()

@@ -80,6 +80,11 @@ class Election:
         heard = self._leader_heard_ms
         return heard is not None and self._now_ms() - heard < self._times.timeout_min_ms
 
+    def leader_is_silent(self) -> bool:
+        """Whether no leader was heard for as long as the longest timeout: whoever it was, it can't be counted on."""
+        heard = self._leader_heard_ms
+        return heard is None or self._now_ms() - heard > self._times.timeout_max_ms
+
     # Pre-vote.
 
     def ask(self, *, term: int) -> int:

@@ -46,7 +46,8 @@ class Installing:
         fatal: Callable[[StopProcess], None],
         needed_index: Callable[[], int | None],
     ) -> None:
-        """`exclusive(work, then)` runs blocking work when no sync runs, keeps steps away, then calls `then`;
+        """`exclusive(work, then)` runs blocking work when no sync runs, keeps steps away, then calls `then`.
+
         `needed_index` is the lowest index that a connected follower still needs from this leader's journal.
         """
         self._core = core

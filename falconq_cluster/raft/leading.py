@@ -129,6 +129,7 @@ class Leading:
         """A follower hears this leader."""
         core = self._core
         assert isinstance(frame, KeepaliveReply)  # by the handler table
+        self._replication.peer_heard(peer)
         if core.library.leads and frame.term == core.library.term and core.membership.counts(peer):
             core.library.mark_alive(peer)
 

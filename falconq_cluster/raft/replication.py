@@ -26,6 +26,7 @@ class Replication:
         self._learner_match = dict.fromkeys(core.others, 0)
         self._offered_ms: dict[str, int] = {}
         self._behind_since_ms: dict[str, int] = {}
+        self._heard_ms: dict[str, int] = {}
         self._pending_commit = 0
         self.has_heard_commit = False
         """Whether a leader has said in this run what is committed, over a log that joins this node's."""
@@ -167,12 +168,18 @@ class Replication:
         """The last index that the peer is known to hold, whether it counts or not."""
         return max(self._learner_match[peer], self._core.library.match_index(peer))
 
+    def peer_heard(self, peer: str) -> None:
+        """The peer answered this leader just now."""
+        self._heard_ms[peer] = self._core.clock.monotonic_ms()
+
     def needed_index(self) -> int | None:
-        """The lowest index that a connected follower is known to hold, None when no follower is fed from the log."""
+        """The lowest index that a follower is known to hold that answers and is fed from the log; None without one."""
         core = self._core
         if not core.library.leads:
             return None
-        held = [self.lag_of(peer) for peer in core.others if core.library.is_peer_connected(peer)]
+        since = core.clock.monotonic_ms() - core.times.leader_fallback_ms
+        heard = [peer for peer in core.others if self._heard_ms.get(peer, 0) > since]
+        held = [self.lag_of(peer) for peer in heard if core.library.is_peer_connected(peer)]
         return min((index for index in held if index), default=None)
 
     def behind_ms(self, peer: str) -> int:

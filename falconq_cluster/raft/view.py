@@ -46,7 +46,7 @@ class NodeView:
 
     @property
     def leader(self) -> str | None:
-        return None if self._driver.is_stopped else self._core.library.leader
+        return None if self._driver.is_stopped else self._driver.live_leader
 
     @property
     def term(self) -> int:

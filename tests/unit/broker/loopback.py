@@ -14,7 +14,6 @@ from falconq_cluster.broker.broker import Broker
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.broker.waiters import Outcome, Waiter
 from falconq_cluster.machine.commands import Append, Form, Pull, encode_command, encode_entry
-from falconq_cluster.machine.commands import Command as MachineCommand
 from falconq_cluster.machine.machine import NO_OP, Applied, Machine
 from falconq_cluster.machine.records import iter_records, pack_record
 from falconq_cluster.raft.frames import Frame, decode_frame, encode_frame
@@ -219,7 +218,7 @@ class Loopback:
         self.links: dict[tuple[str, str], deque[bytes]] = {}
         self.cut: set[frozenset[str]] = set()
         self.nodes = {name: Member(self, name, limits or BrokerLimits()) for name in names or ("n1",)}
-        form = encode_command(MachineCommand("", 0, 0, [Form("c", dict.fromkeys(self.nodes, "d"))]))
+        form = encode_command(Command("", 0, 0, [Form("c", dict.fromkeys(self.nodes, "d"))]))
         self.committed.append((0, encode_entry(form, START_MS)))
         for node in self.nodes.values():
             node.broker.start()
@@ -331,3 +330,25 @@ def stored(node: Member, topic: str = "t") -> list[str]:
 
 def messages_of(operation: Append) -> list[str]:
     return [record.message.decode() for record in iter_records(operation.records)]
+
+
+def commands_of(cluster: Loopback, origin: str) -> list[Command]:
+    """What the log holds of one origin."""
+    found = []
+    for _, entry in cluster.committed + cluster.tail:
+        if entry[0] == 0:
+            command = decode_command(decode_entry(entry)[1])
+            if command.origin == origin:
+                found.append(command)
+    return found
+
+
+def error_of(ask: Ask) -> FalconQError:
+    assert isinstance(ask.outcome.result, FalconQError)
+    return ask.outcome.result
+
+
+def settled(*names: str, leader: str, limits: BrokerLimits | None = None) -> Loopback:
+    cluster = Loopback(*names, leader=leader, limits=limits)
+    cluster.settle()
+    return cluster

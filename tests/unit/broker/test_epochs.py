@@ -9,8 +9,7 @@ from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import Appended, Command, OpenOrigin, Tick, encode_command
 from falconq_cluster.raft.frames import Expected, Forward, Propose
-from tests.unit.broker.loopback import Loopback, append, pull, stored
-from tests.unit.broker.test_outbox import commands_of, error_of, settled
+from tests.unit.broker.loopback import Loopback, append, commands_of, error_of, pull, settled, stored
 
 
 def test_the_epoch_is_the_index_of_the_opening_and_sequences_start_at_one():

@@ -7,8 +7,7 @@ from falconq_cluster.broker.pulls import Answer, Poll, Pulls
 from falconq_cluster.broker.requests import Batch, ConsumeRequest
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import Pull
-from tests.unit.broker.loopback import Loopback, append
-from tests.unit.broker.test_outbox import commands_of
+from tests.unit.broker.loopback import Loopback, append, commands_of
 
 
 class Consumer:
