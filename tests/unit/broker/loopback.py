@@ -13,7 +13,17 @@ from collections.abc import Callable, Iterable
 from falconq_cluster.broker.broker import Broker
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.broker.waiters import Outcome, Waiter
-from falconq_cluster.machine.commands import Append, Form, Pull, encode_command, encode_entry
+from falconq_cluster.errors import FalconQError
+from falconq_cluster.machine.commands import (
+    Append,
+    Command,
+    Form,
+    Pull,
+    decode_command,
+    decode_entry,
+    encode_command,
+    encode_entry,
+)
 from falconq_cluster.machine.machine import NO_OP, Applied, Machine
 from falconq_cluster.machine.records import iter_records, pack_record
 from falconq_cluster.raft.frames import Frame, decode_frame, encode_frame
