@@ -224,11 +224,6 @@ class Diverged(Frame, frozen=True, tag=25):
     index: int
 
 
-_KINDS = (
-    Hello, Append, AppendReply, RequestVote, Vote, PreVote, PreVoteReply, Keepalive, KeepaliveReply, StaleTerm,
-    TimeoutNow, Status, Forward, Expected, Propose, FreshIndexQuery, FreshIndex, SnapshotOffer, SnapshotFetch,
-    SnapshotChunk, SnapshotFailed, SnapshotInstalled, HashQuery, HashReply, Diverged,
-)  # fmt: skip
 AnyFrame = (
     Hello | Append | AppendReply | RequestVote | Vote | PreVote | PreVoteReply | Keepalive | KeepaliveReply | StaleTerm
     | TimeoutNow | Status | Forward | Expected | Propose | FreshIndexQuery | FreshIndex | SnapshotOffer | SnapshotFetch
@@ -248,6 +243,6 @@ def decode_frame(data: bytes | memoryview) -> AnyFrame:
     """The frame in `data`. Raises: FrameError."""
     try:
         return _decoder.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         message = f"not a frame of protocol version {PROTOCOL_VERSION}: {error}"
         raise FrameError(message) from error

@@ -159,7 +159,7 @@ async def test_a_consume_that_a_cut_off_follower_still_holds_moves_no_cursor_lat
         applied = await cluster.converge()
 
         async def is_cut_off(applied: int = applied) -> bool:
-            return (await cluster.view(follower) or {})["appliedIndex"] == applied
+            return bool((await cluster.view(follower) or {})["appliedIndex"] == applied)
 
         how(follower.name)
         held = await http.get(follower, "/topic/t/consume", consumerID="c", batch=4)

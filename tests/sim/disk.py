@@ -11,60 +11,27 @@ from __future__ import annotations
 
 import errno
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
+from tests.sim.disk_tree import (
+    SECTOR_BYTES,
+    DirectoryNode,
+    FileNode,
+    Node,
+    apply_sectors,
+    directories_of,
+    files_of,
+    path_parts,
+    put_name,
+    shorten,
+    used_bytes,
+    write_bytes,
+)
 from tests.sim.world import Process
 
-SECTOR_BYTES = 512
 TOKEN = re.compile(rb"~[a-z]\d+~")
 """What clients put into payloads, so that the disk itself can say whose bytes it holds durably."""
-
-
-class FileNode:
-    """A file: what would survive a power loss, what a reader sees, and the writes between the two."""
-
-    __slots__ = ("content", "durable", "is_named", "last_synced", "pending", "tokens")
-
-    def __init__(self) -> None:
-        self.content = bytearray()
-        self.durable = bytearray()
-        self.pending: list[tuple[int, bytes | None]] = []
-        """(position, data) of a write, (size, None) of a truncation, in order."""
-        self.last_synced: list[tuple[int, int]] = []
-        """(start, stop) of what the latest sync wrote."""
-        self.is_named = False
-        """Whether a directory entry of it is durable: without one its bytes are lost."""
-        self.tokens: set[bytes] = set()
-        """Tokens in its durable bytes while it is not named."""
-
-
-class StoreImage:
-    """A key-value store on the disk: its visible state and how to undo what is not flushed."""
-
-    __slots__ = ("data", "flushed_tokens", "keys", "undo")
-
-    def __init__(self) -> None:
-        self.data: dict[bytes, bytes] = {}
-        self.keys: list[bytes] = []
-        """Sorted; the same as `data`'s."""
-        self.undo: list[dict[bytes, bytes | None]] = []
-        """Per batch since the last flush: key -> value before it."""
-        self.flushed_tokens: list[set[bytes]] = []
-        """Tokens in each batch of `undo`."""
-
-
-@dataclass(slots=True)
-class DirectoryNode:
-    """A directory: names as seen, and as they would be after a power loss."""
-
-    names: dict[str, Node] = field(default_factory=dict)
-    durable: dict[str, Node] = field(default_factory=dict)
-    store: StoreImage | None = None
-    """Set when a store was opened in this directory."""
-
-
-Node = FileNode | DirectoryNode
 
 
 @dataclass(slots=True)
@@ -104,15 +71,15 @@ class SimDisk:
             self._make_durable(operation)
         self.operations.clear()
         self._settle(self.root)
-        self.used_bytes = _used(self.root)
-        for _, node in _files(self.root, ""):
+        self.used_bytes = used_bytes(self.root)
+        for _, node in files_of(self.root, ""):
             self.durable_tokens.update(TOKEN.findall(node.durable))
 
     def lose_stores(self) -> None:
         """What a store did not flush is gone after any crash, but for a prefix of its batches (PROTOCOL.md P1)."""
-        for directory in _directories(self.root):
+        for directory in directories_of(self.root):
             if directory.store is not None:
-                self.durable_tokens |= _shorten(directory.store, self.random)
+                self.durable_tokens |= shorten(directory.store, self.random)
 
     def wipe(self) -> None:
         """An empty disk."""
@@ -125,7 +92,7 @@ class SimDisk:
 
         What the last sync wrote is spared: there, damage cannot be told from a torn write (PROTOCOL.md P3).
         """
-        paths = [(path, node) for path, node in _files(self.root, "") if len(node.durable) > SECTOR_BYTES]
+        paths = [(path, node) for path, node in files_of(self.root, "") if len(node.durable) > SECTOR_BYTES]
         if not paths:
             return None
         path, node = paths[self.random.randrange(len(paths))]
@@ -151,13 +118,13 @@ class SimDisk:
         if self.failing_syncs:
             self.failing_syncs -= 1
             node.pending = [write for write in node.pending if self.random.random() < 0.5]
-            _apply_sectors(node, self.random, 0.5)
+            apply_sectors(node, self.random, 0.5)
             raise OSError(errno.EIO, "simulated input/output error")
         if not node.pending:
             return
         node.last_synced = []
         for position, data in node.pending:
-            _write(node.durable, position, data)
+            write_bytes(node.durable, position, data)
             if data is not None:
                 node.last_synced.append((position, position + len(data)))
                 (self.durable_tokens if node.is_named else node.tokens).update(TOKEN.findall(data))
@@ -174,12 +141,12 @@ class SimDisk:
     def operate(self, node: Node, *entries: tuple[DirectoryNode, str, Node | None]) -> None:
         """Change names, durable later."""
         for directory, name, value in entries:
-            _put(directory.names, name, value)
+            put_name(directory.names, name, value)
         self.operations.append(_Operation(list(entries), node))
 
     def _make_durable(self, operation: _Operation) -> None:
         for directory, name, node in operation.entries:
-            _put(directory.durable, name, node)
+            put_name(directory.durable, name, node)
             if isinstance(node, FileNode):
                 node.is_named = True
                 self.durable_tokens |= node.tokens
@@ -191,7 +158,7 @@ class SimDisk:
             if isinstance(node, DirectoryNode):
                 self._settle(node)
                 continue
-            _apply_sectors(node, self.random, self.random.choice((0.0, 0.5, 1.0)))
+            apply_sectors(node, self.random, self.random.choice((0.0, 0.5, 1.0)))
             node.pending.clear()
             node.content = bytearray(node.durable)
 
@@ -214,7 +181,7 @@ class SimFile:
         if self._process.crash_after_touches == 1 and len(data) > SECTOR_BYTES:
             # The next touch kills the process: a large write may stop in the middle as well.
             data = data[: SECTOR_BYTES * self._disk.random.randrange(1 + len(data) // SECTOR_BYTES)]
-        _write(self._node.content, position, data)
+        write_bytes(self._node.content, position, data)
         self._node.pending.append((position, bytes(data)))
         if self._process.crash_after_touches == 1:
             self._process.touch("written")
@@ -228,7 +195,7 @@ class SimFile:
     def truncate(self, size: int) -> None:
         self._process.touch("truncate")
         self._disk.grow(size - len(self._node.content))
-        _write(self._node.content, size, None)
+        write_bytes(self._node.content, size, None)
         self._node.pending.append((size, None))
 
     def size(self) -> int:
@@ -254,7 +221,7 @@ class SimFileSystem:
     def make_directory(self, path: str) -> None:
         self._process.touch("make directory")
         directory = self._disk.root
-        for name in _parts(path):
+        for name in path_parts(path):
             node = directory.names.get(name)
             if node is None:
                 node = DirectoryNode()
@@ -330,7 +297,7 @@ class SimFileSystem:
         if node is None:
             return
         directory, name = self._parent(path)
-        self._disk.used_bytes -= _used(node)
+        self._disk.used_bytes -= used_bytes(node)
         self._disk.operate(node, (directory, name, None))
 
     def sync_directory(self, path: str) -> None:
@@ -353,89 +320,13 @@ class SimFileSystem:
 
     def _find(self, path: str) -> Node | None:
         node: Node | None = self._disk.root
-        for name in _parts(path):
+        for name in path_parts(path):
             node = node.names.get(name) if isinstance(node, DirectoryNode) else None
         return node
 
     def _parent(self, path: str) -> tuple[DirectoryNode, str]:
-        *parents, name = _parts(path)
+        *parents, name = path_parts(path)
         node = self._find("/".join(parents))
         if not isinstance(node, DirectoryNode):
             raise FileNotFoundError(errno.ENOENT, "no such directory", path)
         return node, name
-
-
-def _parts(path: str) -> list[str]:
-    return [part for part in path.split("/") if part not in {"", "."}]
-
-
-def _put(names: dict[str, Node], name: str, node: Node | None) -> None:
-    if node is None:
-        names.pop(name, None)
-    else:
-        names[name] = node
-
-
-def _write(content: bytearray, position: int, data: bytes | None) -> None:
-    if data is None:
-        del content[position:]
-        content.extend(bytes(position - len(content)))
-        return
-    if position > len(content):
-        content.extend(bytes(position - len(content)))
-    content[position : position + len(data)] = data
-
-
-def _apply_sectors(node: FileNode, random: Random, keep: float) -> None:
-    """Let each sector of each pending write reach the platter with probability `keep`."""
-    for position, data in node.pending:
-        if data is None:
-            if random.random() < keep:
-                _write(node.durable, position, None)
-            continue
-        start = 0
-        while start < len(data):
-            stop = min(len(data), start + SECTOR_BYTES - (position + start) % SECTOR_BYTES)
-            if random.random() < keep:
-                _write(node.durable, position + start, data[start:stop])
-            start = stop
-
-
-def _shorten(image: StoreImage, random: Random) -> set[bytes]:
-    """Take back a suffix of the batches that were not flushed; returns the tokens of those that stay."""
-    keep_count = random.choice((0, len(image.undo), random.randrange(len(image.undo) + 1)))
-    for before in reversed(image.undo[keep_count:]):
-        for key, value in before.items():
-            if value is None:
-                image.data.pop(key, None)
-            else:
-                image.data[key] = value
-    image.keys = sorted(image.data)
-    kept = set().union(*image.flushed_tokens[:keep_count])
-    image.undo.clear()
-    image.flushed_tokens.clear()
-    return kept
-
-
-def _used(node: Node) -> int:
-    if isinstance(node, FileNode):
-        return len(node.content)
-    return sum(_used(child) for child in node.names.values())
-
-
-def _directories(directory: DirectoryNode) -> list[DirectoryNode]:
-    found = [directory]
-    for node in directory.names.values():
-        if isinstance(node, DirectoryNode):
-            found.extend(_directories(node))
-    return found
-
-
-def _files(directory: DirectoryNode, path: str) -> list[tuple[str, FileNode]]:
-    found = []
-    for name, node in sorted(directory.names.items()):
-        if isinstance(node, DirectoryNode):
-            found.extend(_files(node, f"{path}/{name}"))
-        else:
-            found.append((f"{path}/{name}", node))
-    return found

@@ -12,7 +12,8 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 
 from falconq_cluster.storage.store import Change
-from tests.sim.disk import TOKEN, SimDisk, SimFileSystem, StoreImage
+from tests.sim.disk import TOKEN, SimDisk, SimFileSystem
+from tests.sim.disk_tree import StoreImage
 from tests.sim.world import Process
 
 

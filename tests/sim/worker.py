@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from tests.sim.disk_speed import DiskSpeed
 from tests.sim.world import Process, World
 
+HUNG_STEP_US = 20_000
+
 Steps = Sequence[Callable[[], None]]
 Done = Callable[[BaseException | None], None]
 
@@ -48,7 +50,8 @@ class SimDiskWorker:
 
         def run() -> None:
             if self._speed.hung_until_us > self._world.now_us:
-                self._world.at(self._speed.hung_until_us - self._world.now_us, run, self._process)
+                # In small steps, since healing may end it early.
+                self._world.at(min(self._speed.hung_until_us - self._world.now_us, HUNG_STEP_US), run, self._process)
                 return
             try:
                 steps[number]()

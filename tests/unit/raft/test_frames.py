@@ -92,7 +92,7 @@ GOLDEN: list[tuple[Frame, str]] = [
     (HashReply(40, b"hash"), "931828c40468617368"),
     (Diverged(40), "921928"),
 ]
-"""A frame of each kind and its bytes. A line here never changes while `PROTOCOL_VERSION` is 1: fields are only added."""
+"""A frame of each kind and its bytes. A line never changes while `PROTOCOL_VERSION` is 1: fields are only added."""
 
 
 def test_every_kind_of_frame_has_golden_bytes_and_a_tag_of_its_own():
