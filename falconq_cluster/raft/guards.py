@@ -105,10 +105,10 @@ class VoteTally:
 
     def is_new(self, *, voter: str, term: int) -> bool:
         """Whether this voter has not been counted in this term; it now is."""
-        if term != self._term:
+        if term > self._term:
             self._term = term
             self._voters = set()
-        if voter in self._voters:
+        if term < self._term or voter in self._voters:
             return False
         self._voters.add(voter)
         return True
