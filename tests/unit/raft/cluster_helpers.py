@@ -396,7 +396,7 @@ def library_time(clock: ManualClock) -> Iterator[None]:
         looks = [0.0]
 
         def now_s() -> float:
-            looks[0] = max(clock.now_ms / 1000, looks[0] + 1e-6)
+            looks[0] = max(clock.now_ms / 1000, looks[0] + 1e-5)
             return looks[0]
 
         patch.setattr(pysyncobj.syncobj, "monotonicTime", now_s)
