@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format clean
+.PHONY: help run test prove bench lint format clean
 
 help: ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -25,6 +25,12 @@ test: $(VENV)/.installed ## Lint, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(ARGS)
+
+prove: $(VENV)/.installed ## The simulation for SECONDS (default an hour), from seed FROM on
+	$(BIN)/python -m tests.sim --seeds $(or $(FROM),1)-$$(( $(or $(FROM),1) + 1000000 )) --jobs 2 --seconds $(or $(SECONDS),3600)
+
+bench: $(VENV)/.installed ## Figures of a local cluster, into docs/performance.md
+	$(BIN)/python -m bench.run --write $(ARGS)
 
 lint: $(VENV)/.installed ## Style and types
 	$(BIN)/ruff check .
