@@ -64,7 +64,9 @@ class Leading:
         self.is_handing_over = False
         core.membership.leadership_ended()
         core.log("leadership_lost", term=core.library.term)
-        core.election.postpone()
+        # The timer did not run meanwhile; it is ahead only when this node is to campaign soon.
+        if core.election.deadline_ms <= core.clock.monotonic_ms():
+            core.election.postpone()
 
     # Commands.
 

@@ -133,6 +133,7 @@ class Voting:
             core.counters.stale_terms += 1
             core.log("higher_term_adopted", peer=peer, term=frame.term)
             core.library.adopt_term(frame.term)
+            core.election.postpone()
             core.election.leader_lost()
 
     def timeout_now_received(self, peer: str, frame: TimeoutNow) -> None:
