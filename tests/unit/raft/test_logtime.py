@@ -98,9 +98,7 @@ def test_readings_in_quick_succession_draw_too(clocks: TwoClocks):
 
 @given(
     st.lists(
-        st.tuples(
-            st.sampled_from(("pass", "wall", "lead", "read", "apply")), st.integers(0, 5000), st.booleans()
-        ),
+        st.tuples(st.sampled_from(("pass", "wall", "lead", "read", "apply")), st.integers(0, 5000), st.booleans()),
         max_size=60,
     )
 )
@@ -120,5 +118,3 @@ def test_the_leaders_reading_never_goes_back(moves: list[tuple[str, int, bool]])
             reading = log_time.lead_ms() if kind == "lead" else log_time.now_ms()
             assert reading >= last or kind == "read"
             last = max(last, reading) if kind == "lead" else last
-
-
