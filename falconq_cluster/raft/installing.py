@@ -59,6 +59,8 @@ class Installing:
         self._is_flushing = False
         self._asked_index = 0
         self._verified: Pull | None = None
+        self._switching: Pull | None = None
+        """Its store may be the one on disk already: until `_switched`, no other pull may take its place."""
         self.server = SnapshotServer(
             freeze=self._freeze,
             send_bulk=core.network.send_bulk,
@@ -115,7 +117,7 @@ class Installing:
 
     def _offered(self, peer: str, frame: SnapshotOffer) -> None:
         core = self._core
-        if frame.term < core.library.term or core.library.leads:
+        if frame.term < core.library.term or core.library.leads or self._switching is not None:
             return
         if frame.term > core.library.term:
             core.library.adopt_term(frame.term)
@@ -163,6 +165,7 @@ class Installing:
         if self._verified is not pull or self.puller.pull is not pull:
             return
         self._verified = None
+        self._switching = pull
         self._exclusive(self._switch_work(pull), lambda: self._switched(pull))
 
     def _switch_work(self, pull: Pull) -> Callable[[], None]:
@@ -185,6 +188,7 @@ class Installing:
 
     def _switched(self, pull: Pull) -> None:
         core = self._core
+        self._switching = None
         if not self.may_install(pull):
             core.log("snapshot_too_late", index=pull.index, applied_index=core.library.last_applied)
             self.puller.give_up()

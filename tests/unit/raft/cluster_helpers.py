@@ -7,8 +7,7 @@ Must not know: which hole a test is about.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
 from typing import TypeVar
@@ -18,7 +17,7 @@ import pytest
 
 from falconq_cluster.errors import StopProcess
 from falconq_cluster.machine import commands
-from falconq_cluster.machine.machine import NO_OP, Applied, Machine
+from falconq_cluster.machine.machine import NO_OP, Machine
 from falconq_cluster.node import Node, NodeParts, NodeSettings
 from falconq_cluster.raft import frames as f
 from falconq_cluster.raft.core import RaftTimes
@@ -27,7 +26,7 @@ from falconq_cluster.raft.library import RaftLibrary
 from falconq_cluster.raft.seams import PeerEvents
 from falconq_cluster.storage.memory import MemoryStore
 from tests.unit.broker.loopback import START_MS, ManualClock, append
-from tests.unit.raft.memory_files import MemoryFileSystem
+from tests.unit.raft.hand_parts import Files, HandBroker, HandDisk, HandNetwork
 
 DATA_DIR = "/data"
 CLUSTER = "c1"
@@ -52,84 +51,6 @@ def disk(name: str) -> str:
     return f"disk-of-{name}"
 
 
-class HandDisk:
-    """A disk worker that works when it is told to; `is_held` lets jobs wait."""
-
-    def __init__(self) -> None:
-        self.is_held = False
-        self.error: BaseException | None = None
-        self._jobs: deque[tuple[Sequence[Callable[[], None]], Callable[[BaseException | None], None]]] = deque()
-
-    def submit(self, steps: Sequence[Callable[[], None]], done: Callable[[BaseException | None], None]) -> None:
-        self._jobs.append((steps, done))
-
-    @property
-    def waiting_count(self) -> int:
-        return len(self._jobs)
-
-    def run(self) -> bool:
-        """Whether a job was done."""
-        if self.is_held or not self._jobs:
-            return False
-        steps, done = self._jobs.popleft()
-        error = self.error
-        try:
-            for step in steps if error is None else ():
-                step()
-        except OSError as raised:
-            error = raised
-        done(error)
-        return True
-
-
-class HandNetwork:
-    """What a node sends, as a list; who is connected is the test's choice."""
-
-    def __init__(self) -> None:
-        self.connected: set[str] = set()
-        self.sent: list[tuple[str, f.Frame]] = []
-
-    def send(self, peer: str, frame: f.Frame) -> None:
-        if peer in self.connected:
-            self.sent.append((peer, f.decode_frame(f.encode_frame(frame))))
-
-    def send_bulk(self, peer: str, frame: f.Frame) -> None:
-        self.send(peer, frame)
-
-    def is_connected(self, peer: str) -> bool:
-        return peer in self.connected
-
-
-class HandBroker:
-    """Commands that wait, and what was applied."""
-
-    def __init__(self) -> None:
-        self.waiting: list[bytes] = []
-        self.applied_entries: list[Applied] = []
-        self.when_applied: Callable[[Applied], None] = lambda applied: None
-        self.jumps = 0
-
-    def publish(self, text: str) -> None:
-        self.waiting.append(commands.encode_command(commands.Command("", 0, 0, [append(f'"{text}"')])))
-
-    def collect(self, bytes_max: int) -> Sequence[bytes]:
-        waiting, self.waiting = self.waiting, []
-        return waiting
-
-    def applied(self, applied: Applied) -> None:
-        self.applied_entries.append(applied)
-        self.when_applied(applied)
-
-    def leadership_changed(self) -> None:
-        """Read when needed."""
-
-    def broker_frame(self, peer: str, frame: f.Frame) -> None:
-        raise AssertionError(f"{peer} sent {frame}")
-
-    def snapshot_installed(self) -> None:
-        self.jumps += 1
-
-
 class Bench:
     """The node n1; all others are the test."""
 
@@ -146,8 +67,7 @@ class Bench:
         self.members = tuple(f"n{number}" for number in range(1, member_count + 1))
         self.others = self.members[1:]
         self.times = times or RaftTimes()
-        self.files = MemoryFileSystem()
-        self.stores: dict[str, MemoryStore] = {}
+        self.files = Files()
         self.record: dict[str, str] = {}
         self.fatal: list[StopProcess] = []
         self.log: list[tuple[str, dict[str, object]]] = []
@@ -158,7 +78,7 @@ class Bench:
             own = self.disk_id if is_on_record else "the disk before this one"
             self.record = {name: own if name == "n1" else disk(name) for name in self.members}
             if is_on_record:
-                self.form_store(self.open_store(f"{DATA_DIR}/store/0"))
+                self.form_store(self.files.open_store(f"{DATA_DIR}/store/0"))
         self.start()
 
     # Life.
@@ -170,9 +90,6 @@ class Bench:
         store.write(machine.apply(1, 0, NO_OP).changes)
         store.write(machine.apply(2, 1, commands.encode_entry(form, START_MS)).changes)
         return machine
-
-    def open_store(self, path: str) -> MemoryStore:
-        return self.stores.setdefault(path, MemoryStore())
 
     def start(self) -> None:
         self.disk = HandDisk()
@@ -192,7 +109,7 @@ class Bench:
                 files=self.files,
                 disk=self.disk,
                 background=self.background,
-                open_store=self.open_store,
+                open_store=self.files.open_store,
                 chance=self.chance,
                 make_network=self._make_network,
                 on_fatal=self.fatal.append,
