@@ -101,7 +101,7 @@ def draw_profile(random: Random, *, node_count: int) -> Profile:
         flush_entries=random.choice((5, 20, 100, 1000)),
         journal_keep_entries=random.choice((0, 5, 20, 200)),
         segment_bytes=random.choice((4, 16, 64)) * 1024,
-        snapshot_chunk_bytes=random.choice((4_000, 30_000, 250_000)),
+        snapshot_chunk_bytes=random.choice((16_000, 60_000, 250_000)),
         is_wall_skewed=random.random() < 0.5,
     )
 
