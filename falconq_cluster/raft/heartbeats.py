@@ -47,7 +47,7 @@ class Heartbeats:
         now = core.clock.monotonic_ms()
         if core.election.is_disk_suspect and now - self._probed_ms >= DISK_PROBE_MS:
             self._probed_ms = now
-            core.journal.setCurrentTerm(core.library.term, core.library.voted_for)
+            core.journal.touch()
 
     def _send_status(self) -> None:
         core = self._core

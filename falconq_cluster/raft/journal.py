@@ -147,6 +147,10 @@ class Journal(JournalInterface):
             self._table.cut(index)
             self._pending.append(fmt.Record(fmt.CUT, index, 0, b""))
 
+    def touch(self) -> None:
+        """Write term and vote once more with the next sync, so that the disk is tried although nothing changed."""
+        self._pending.append(fmt.Record(fmt.META, 0, self._term, self._vote.encode()))
+
     def begin_sync(self) -> SyncJob:
         """Take all changes so far; the caller runs the steps and then calls `end_sync`."""
         assert self._job is None, "one sync at a time"
