@@ -25,6 +25,8 @@ from tests.cluster.waiting import until
 REQUEST_SECONDS = 15.0
 """Beyond the node's own limit of ten: the answer of a node that lives comes first."""
 RETRY_SECONDS = 0.06
+UNREACHABLE_SECONDS = 0.15
+"""Starting nodes need the processor more than clients that find nobody there."""
 HIGH_EVERY = 3
 UNKNOWN_STATUS = 504
 
@@ -184,15 +186,20 @@ class Publishers:
         return max(later - earlier for earlier, later in pairwise(moments))
 
     async def _publish(self, number: int) -> None:
-        position = number
+        position, failed = number, 0
         while True:
             node = self._nodes[position % len(self._nodes)]
             payload = self._ledger.new_payload(f"p{number}")
             priority = "high" if self._ledger.size % HIGH_EVERY == 0 else "low"
             outcome = await self._http.publish(node, self._topic, payload, priority=priority, ledger=self._ledger)
             self.counts[outcome.kind] += 1
+            pause = self._pace_seconds
             if outcome.kind == "acknowledged":
                 self._acknowledged.append((outcome.sent, outcome.ended))
             else:
+                # The next node; after a whole round without an answer, more slowly.
                 position += 1
-            await asyncio.sleep(max(self._pace_seconds, 0.0 if outcome.kind == "acknowledged" else RETRY_SECONDS))
+                failed += 1
+                pause = UNREACHABLE_SECONDS if failed >= len(self._nodes) else RETRY_SECONDS
+            failed = 0 if outcome.answer is not None else failed
+            await asyncio.sleep(pause)

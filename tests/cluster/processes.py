@@ -19,6 +19,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from falconq_cluster.raft.replica import POINTER
+
 SECRET = "not-a-secret-outside-of-these-tests"
 STOP_SECONDS = 20.0
 LOG_TAIL_BYTES = 6000
@@ -91,9 +93,8 @@ class Node:
     @property
     def store(self) -> Path:
         """The directory of the LevelDB that is in use."""
-        found = sorted({path.parent for path in self.data.rglob("CURRENT")}, key=lambda path: path.stat().st_mtime)
-        assert found, f"{self.name} has no store"
-        return found[-1]
+        pointer = self.data / "store" / POINTER
+        return pointer.with_name(pointer.read_text() if pointer.exists() else "0")
 
     def command(self) -> list[str]:
         arguments = ["serve", "--node-id", self.name, "--data-dir", str(self.data)]

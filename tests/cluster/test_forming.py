@@ -46,7 +46,7 @@ async def test_killing_a_node_at_every_durable_step_of_forming_still_ends_in_a_c
         assert step < STEPS_MAX, "forming never ends"
         cluster = make_cluster(preload=sync_shim)
         names = deque(cluster.members)
-        names.rotate(step)
+        names.rotate(step // len(names))
         for number, name in enumerate(names, start=step + 1):
             cluster[name].start(SYNC_SHIM_KILL_AT=str(number))
         has_died = await _survives(cluster, http)

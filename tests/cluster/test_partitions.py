@@ -29,6 +29,14 @@ UNDISTURBED_SECONDS = 2.0
 """Several election timeouts."""
 
 
+ENTRIES_MIN = 150
+
+
+def first_segment(node: Node) -> str:
+    """Name of the oldest file of the node's journal."""
+    return min(path.name for path in (node.data / "journal").glob("*.seg"))
+
+
 async def start(make_cluster: Callable[..., Cluster], **settings: Any) -> tuple[Cluster, Proxies]:
     cluster = make_cluster(is_proxied=True, **settings)
     cluster.start()
@@ -133,9 +141,12 @@ async def test_a_deposed_leader_with_a_divergent_tail_that_returns_by_snapshot_g
     waiting = asyncio.create_task(publish_many(http, old, ledger, 20))
     await until_acknowledged(http, others[0], ledger)
     proxies.isolate(old.name)  # a leader keeps for a while what a connected member still needs
-    for _ in range(150):  # one by one and long: the others cut whole segments of their journals, beyond the tail
+    before = {node.name: first_segment(node) for node in others}
+    for number in range(1500):  # one by one and long, until the others cut whole segments, beyond the tail
         outcome = await http.publish(others[0], "t", ledger.new_payload("majority" + "x" * 2000), ledger=ledger)
         assert outcome.kind == "acknowledged", outcome
+        if number >= ENTRIES_MIN and all(first_segment(node) > before[node.name] for node in others):
+            break
     proxies.heal()
     outcomes = await waiting
     await cluster.wait_ready()
