@@ -44,7 +44,6 @@ PRIVATE_NAMES = (
     "_SyncObj__raftElectionDeadline",
     "_SyncObj__raftLastApplied",
     "_SyncObj__raftLeader",
-    "_SyncObj__raftLog",
     "_SyncObj__raftMatchIndex",
     "_SyncObj__raftNextIndex",
     "_SyncObj__raftState",
@@ -55,7 +54,6 @@ PRIVATE_NAMES = (
     "_SyncObj__transferInProgress",
     "_SyncObj__tryLogCompaction",
     "_SyncObj__votedForNodeId",
-    "_SyncObj__votesCount",
 )
 FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
 Message = dict[str, Any]
