@@ -51,7 +51,6 @@ PRIVATE_NAMES = (
     "_SyncObj__serializer",
     "_SyncObj__setCurrentTerm",
     "_SyncObj__setState",
-    "_SyncObj__transferInProgress",
     "_SyncObj__tryLogCompaction",
     "_SyncObj__votedForNodeId",
 )
@@ -216,15 +215,6 @@ class RaftLibrary(SyncObj):
     def leader(self) -> str | None:
         leader = self._SyncObj__raftLeader
         return None if leader is None else str(leader.id)
-
-    @property
-    def transfers(self) -> bool:
-        """Whether the leader told this node to campaign."""
-        return bool(self._SyncObj__transferInProgress)
-
-    @transfers.setter
-    def transfers(self, value: bool) -> None:
-        self._SyncObj__transferInProgress = value
 
     @property
     def no_op_index(self) -> int:

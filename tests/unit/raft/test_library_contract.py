@@ -14,7 +14,6 @@ from pysyncobj import SyncObj, SyncObjConf
 
 from falconq_cluster.errors import StopProcess
 from falconq_cluster.machine import machine
-from falconq_cluster.raft import frames as f
 from falconq_cluster.raft import library
 from falconq_cluster.raft.library import PRIVATE_NAMES, Member, _Outlet, _replaced_parts
 from tests.unit.raft.cluster_helpers import BASE, Bench, entries
@@ -80,7 +79,6 @@ def test_private_fields_begin_with_the_meaning_that_they_have(plain: SyncObj):
     assert fields["_SyncObj__raftLeader"] is None
     assert fields["_SyncObj__raftLog"][-1][1] == BASE[0]
     assert fields["_SyncObj__connectedNodes"] == set()
-    assert fields["_SyncObj__transferInProgress"] is False
     for name in ("lastResponseTime", "raftMatchIndex", "raftNextIndex"):
         assert fields[f"_SyncObj__{name}"] == {}
 
@@ -156,12 +154,3 @@ def test_the_library_applies_compacts_and_dumps_nothing(bench: Bench, monkeypatc
 def test_a_message_that_the_shell_does_not_know_stops_the_process(bench: Bench):
     with pytest.raises(StopProcess, match="'apply_command'"):
         bench.driver._library_sends("n2", {"type": "apply_command"})
-
-
-def test_a_transfer_in_progress_does_not_outlive_its_term(bench: Bench):
-    bench.append(entries(3, 3, 2), term=2)
-    bench.receive("n2", f.TimeoutNow(2))
-    assert bench.library.is_candidate
-    bench.append([], term=4, previous=(3, 2))
-    assert not bench.library.transfers
-    assert bench.library.leader == "n2"
