@@ -25,7 +25,8 @@ SHORT_WAIT = {"request_timeout_ms": 1500, "no_leader_wait_ms": 1000}
 SHORT_LOG = {"flush_entries": 50, "journal_keep_entries": 10, "journal_segment_bytes": 65536}
 EXPIRY_SECONDS = 1.0
 """Beyond what an operation outlives its client's deadline: 250 ms, for what two clocks may differ."""
-UNDISTURBED_SECONDS = 2.0
+SLOW_SECONDS = 0.04
+UNDISTURBED_SECONDS = 1.5
 """Several election timeouts."""
 
 
@@ -101,8 +102,8 @@ async def until_acknowledged(http: Http, node: Node, ledger: Ledger) -> float:
     return await until(f"{node.name} acknowledges", probe)
 
 
-@pytest.mark.parametrize("how", ["cut", "held", "one way"])
-async def test_a_follower_that_comes_back_from_a_partition_deposes_no_leader(
+@pytest.mark.parametrize("how", ["cut", "held", "one way", "slow"])
+async def test_a_follower_that_was_away_or_slow_deposes_no_leader(
     how: str, make_cluster: Callable[..., Cluster], http: Http, ledger: Ledger
 ) -> None:
     cluster, proxies = await start(make_cluster, **SHORT_WAIT)
@@ -111,7 +112,9 @@ async def test_a_follower_that_comes_back_from_a_partition_deposes_no_leader(
     away, beside = followers
     before = await leadership(cluster, [leader, beside])
     async with Publishers(http, [leader, beside], ledger, topic="t", count=4, pace_seconds=0.01) as publishers:
-        if how == "one way":  # it hears nothing of the leader, and all hear it
+        if how == "slow":
+            proxies.delay(cluster.members, SLOW_SECONDS)
+        elif how == "one way":  # it hears nothing of the leader, and all hear it
             proxies.hold(leader.name, away.name)
         else:
             (proxies.isolate if how == "cut" else proxies.hold_all)(away.name)
