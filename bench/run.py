@@ -149,8 +149,8 @@ async def run(seconds: float) -> dict[str, Figures]:
                 cluster.close()
 
 
-def table(figures: dict[str, Figures]) -> str:
-    """The figures as Markdown."""
+def table(figures: dict[str, Figures], *, load: float) -> str:
+    """The figures as Markdown; `load` is what else the machine had to do before."""
     what = {
         "publish": f"{CONNECTIONS} connections, {MESSAGE_BYTES}-byte messages, one a request",
         "consume": f"4 connections, two to a consumer, {BATCH} messages a request",
@@ -158,7 +158,7 @@ def table(figures: dict[str, Figures]) -> str:
     }
     machine = f"Python {platform.python_version()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d', time.gmtime())}"
     lines = [
-        f"{machine}; medians of {RUNS} runs; client, three nodes and their disks on one machine.",
+        f"{machine}, load average {load:.1f} before; medians of {RUNS} runs.",
         "",
         "| what | how | messages/s | p50 ms | p99 ms | syncs/s (leader) | messages per command |",
         "|---|---|---:|---:|---:|---:|---:|",
@@ -176,7 +176,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="length of each run")
     parser.add_argument("--write", action="store_true", help=f"put the table into {DOCUMENT.name}")
     options = parser.parse_args()
-    figures = table(asyncio.run(run(options.seconds)))
+    load = os.getloadavg()[0]
+    figures = table(asyncio.run(run(options.seconds)), load=load)
     sys.stdout.write(f"\n{figures}\n")
     if options.write:
         text = DOCUMENT.read_text()
