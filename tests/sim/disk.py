@@ -168,7 +168,7 @@ class SimFile:
 
     def __init__(self, process: Process, disk: SimDisk, node: FileNode) -> None:
         self._process = process
-        self._disk = disk
+        self.disk = disk
         self._node = node
 
     def read_at(self, position: int, size: int) -> bytes:
@@ -177,10 +177,10 @@ class SimFile:
 
     def write_at(self, position: int, data: bytes) -> None:
         self._process.touch("write")
-        self._disk.grow(position + len(data) - len(self._node.content))
+        self.disk.grow(position + len(data) - len(self._node.content))
         if self._process.crash_after_touches == 1 and len(data) > SECTOR_BYTES:
             # The next touch kills the process: a large write may stop in the middle as well.
-            data = data[: SECTOR_BYTES * self._disk.random.randrange(1 + len(data) // SECTOR_BYTES)]
+            data = data[: SECTOR_BYTES * self.disk.random.randrange(1 + len(data) // SECTOR_BYTES)]
         write_bytes(self._node.content, position, data)
         self._node.pending.append((position, bytes(data)))
         if self._process.crash_after_touches == 1:
@@ -188,13 +188,13 @@ class SimFile:
 
     def sync(self) -> None:
         self._process.touch("sync")
-        self._disk.sync(self._node)
-        self._process.world.note(self._process.name, "synced", self._disk.sync_count)
+        self.disk.sync(self._node)
+        self._process.world.note(self._process.name, "synced", self.disk.sync_count)
         self._process.touch("synced")
 
     def truncate(self, size: int) -> None:
         self._process.touch("truncate")
-        self._disk.grow(size - len(self._node.content))
+        self.disk.grow(size - len(self._node.content))
         write_bytes(self._node.content, size, None)
         self._node.pending.append((size, None))
 
@@ -211,7 +211,7 @@ class SimFileSystem:
 
     def __init__(self, process: Process, disk: SimDisk) -> None:
         self._process = process
-        self._disk = disk
+        self.disk = disk
 
     def list_directory(self, path: str) -> list[str]:
         self._process.touch("list")
@@ -220,13 +220,13 @@ class SimFileSystem:
 
     def make_directory(self, path: str) -> None:
         self._process.touch("make directory")
-        directory = self._disk.root
+        directory = self.disk.root
         for name in path_parts(path):
             node = directory.names.get(name)
             if node is None:
                 node = DirectoryNode()
-                self._disk.operate(node, (directory, name, node))
-                self._disk.sync_directory(directory)
+                self.disk.operate(node, (directory, name, node))
+                self.disk.sync_directory(directory)
             if not isinstance(node, DirectoryNode):
                 raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", path)
             directory = node
@@ -243,10 +243,10 @@ class SimFileSystem:
             if not create:
                 raise FileNotFoundError(errno.ENOENT, "no such file", path)
             node = FileNode()
-            self._disk.operate(node, (directory, name, node))
+            self.disk.operate(node, (directory, name, node))
         if not isinstance(node, FileNode):
             raise IsADirectoryError(errno.EISDIR, "is a directory", path)
-        return SimFile(self._process, self._disk, node)
+        return SimFile(self._process, self.disk, node)
 
     def read_file(self, path: str) -> bytes | None:
         self._process.touch("read file")
@@ -255,17 +255,17 @@ class SimFileSystem:
 
     def replace_file(self, path: str, data: bytes) -> None:
         self._process.touch("replace file")
-        self._disk.grow(len(data))
+        self.disk.grow(len(data))
         directory, name = self._parent(path)
         node = FileNode()
         node.content, node.durable = bytearray(data), bytearray(data)
         node.last_synced = [(0, len(data))]
-        self._disk.operate(node, (directory, name, node))
+        self.disk.operate(node, (directory, name, node))
         self._process.touch("replaced, not synced")
-        if self._disk.failing_syncs:
-            self._disk.failing_syncs -= 1
+        if self.disk.failing_syncs:
+            self.disk.failing_syncs -= 1
             raise OSError(errno.EIO, "simulated input/output error")
-        self._disk.sync_directory(directory)
+        self.disk.sync_directory(directory)
         self._process.touch("replaced")
 
     def rename(self, source: str, target: str) -> None:
@@ -278,7 +278,7 @@ class SimFileSystem:
         taken = new_directory.names.get(new_name)
         if isinstance(taken, DirectoryNode) and (taken.names or taken.store is not None):
             raise OSError(errno.ENOTEMPTY, "directory not empty", target)
-        self._disk.operate(node, (old_directory, old_name, None), (new_directory, new_name, node))
+        self.disk.operate(node, (old_directory, old_name, None), (new_directory, new_name, node))
 
     def remove_file(self, path: str) -> None:
         self._process.touch("remove")
@@ -288,8 +288,8 @@ class SimFileSystem:
             return
         if not isinstance(node, FileNode):
             raise IsADirectoryError(errno.EISDIR, "is a directory", path)
-        self._disk.used_bytes -= len(node.content)
-        self._disk.operate(node, (directory, name, None))
+        self.disk.used_bytes -= len(node.content)
+        self.disk.operate(node, (directory, name, None))
 
     def remove_tree(self, path: str) -> None:
         self._process.touch("remove tree")
@@ -297,18 +297,18 @@ class SimFileSystem:
         if node is None:
             return
         directory, name = self._parent(path)
-        self._disk.used_bytes -= used_bytes(node)
-        self._disk.operate(node, (directory, name, None))
+        self.disk.used_bytes -= used_bytes(node)
+        self.disk.operate(node, (directory, name, None))
 
     def sync_directory(self, path: str) -> None:
         self._process.touch("sync directory")
         node = self._find(path)
         if not isinstance(node, DirectoryNode):
             raise FileNotFoundError(errno.ENOENT, "no such directory", path)
-        if self._disk.failing_syncs:
-            self._disk.failing_syncs -= 1
+        if self.disk.failing_syncs:
+            self.disk.failing_syncs -= 1
             raise OSError(errno.EIO, "simulated input/output error")
-        self._disk.sync_directory(node)
+        self.disk.sync_directory(node)
         self._process.touch("synced directory")
 
     def directory(self, path: str) -> DirectoryNode:
@@ -319,7 +319,7 @@ class SimFileSystem:
         return node
 
     def _find(self, path: str) -> Node | None:
-        node: Node | None = self._disk.root
+        node: Node | None = self.disk.root
         for name in path_parts(path):
             node = node.names.get(name) if isinstance(node, DirectoryNode) else None
         return node

@@ -75,6 +75,8 @@ class Invariants:
         self._leaders: dict[int, str] = {}
         self._entries: dict[tuple[int, int], int] = {}
         """(index, term) -> checksum of the entry."""
+        self._held: dict[str, int] = {}
+        """host -> up to here its log was seen to hold what is committed."""
         self._digests: dict[int, bytes] = {}
         self.committed = Committed()
         self.election_count = 0
@@ -83,6 +85,7 @@ class Invariants:
     def started(self, host: Host) -> None:
         """A new process on the host: nothing is known of it."""
         self._last.pop(host.name, None)
+        self._held.pop(host.name, None)
 
     def check(self, host: Host, probe: NodeProbe) -> None:
         """Compare a node with everything seen so far."""
@@ -108,6 +111,7 @@ class Invariants:
             self._check_commit(host, probe, 0 if before is None else before[2])
         if before is None or now[3] != before[3]:
             self._check_applied(host, probe)
+        self._check_held(host, journal)
 
     def _check_log(self, host: Host, journal: LogProbe) -> None:
         """Every entry that this log has is the one that others have at the same index and term."""
@@ -129,6 +133,19 @@ class Invariants:
             is_base = at == first_index  # A log that began at a snapshot knows the base entry by its term only.
             if known != checksum and not is_base:
                 raise Violation(f"{host.name} has another entry {at} of term {term} than was seen before")
+
+    def _check_held(self, host: Host, journal: LogProbe) -> None:
+        """A log that once held committed entries is never shortened below them: their leader counts on it."""
+        held, committed = self._held.get(host.name, 0), self.committed
+        if journal.last_index < held:
+            raise Violation(
+                f"the log of {host.name} is cut to {journal.last_index}, it held {held}, which is committed"
+            )
+        while held < committed.last_index and journal.term_at(held + 1) in {None, committed.term_at(held + 1)}:
+            if held >= journal.last_index:
+                break
+            held += 1
+        self._held[host.name] = held
 
     def _check_leader(self, host: Host, probe: NodeProbe) -> None:
         term = probe.term

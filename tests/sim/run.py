@@ -93,6 +93,10 @@ class Run:
         self.clients.start()
         self.nemesis.start()
         self.world.run(self.profile.chaos_ms * US_PER_MS)
+        self.finish()
+
+    def finish(self) -> None:
+        """Heal everything and check all that must be true after any run. Raises: Violation."""
         self.nemesis.heal()
         self._expect("one leader", self._has_one_leader, LEADER_WITHIN_US)
         self._expect("all serve", self._all_serve, CONVERGED_WITHIN_US)
