@@ -94,6 +94,7 @@ class HandBroker:
         self.waiting: list[bytes] = []
         self.applied_entries: list[Applied] = []
         self.when_applied: Callable[[Applied], None] = lambda applied: None
+        self.when_jumped: Callable[[], None] = lambda: None
         self.jumps = 0
 
     def publish(self, text: str) -> None:
@@ -115,3 +116,4 @@ class HandBroker:
 
     def snapshot_installed(self) -> None:
         self.jumps += 1
+        self.when_jumped()

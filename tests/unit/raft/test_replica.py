@@ -84,6 +84,13 @@ def test_before_the_switch_the_old_store_is_opened_and_the_unfinished_one_remove
     assert path not in files.stores
 
 
+def test_each_pull_begins_with_an_empty_store():
+    replica = open_replica(Files())
+    _, incoming = replica.incoming_store()
+    incoming.write([(b"k", b"of a pull that was given up")])
+    assert replica.incoming_store()[1].get(b"k") is None
+
+
 def test_a_pointer_that_names_no_store_refuses_to_start():
     files = Files()
     files.replace_file(f"{STORE}/CURRENT", b"x1")

@@ -147,6 +147,8 @@ def test_chunks_of_another_source_or_transfer_are_ignored():
     (chunk,) = pair.answers
     assert isinstance(chunk, SnapshotChunk)
     assert pair.puller.chunk_received("n3", chunk) is None
+    assert pair.puller.pull is not None
+    assert pair.puller.pull.next_number == 0
     pair.puller.start(source="n3", term=5)
     pair.take()
     assert pair.puller.pull is not None

@@ -82,6 +82,23 @@ def test_a_vote_of_another_term_does_not_count(bench: Bench):
     assert not bench.library.leads
 
 
+def test_a_pre_vote_of_a_disk_that_is_not_on_record_does_not_count(make_bench: MakeBench):
+    bench = make_bench()
+    bench.connect("n3")
+    bench.connect_as("n2", disk_id="a new disk")
+    bench.become_candidate("n2")
+    assert not bench.take(f.RequestVote)
+
+
+def test_a_node_that_learns_that_its_disk_is_not_on_record_does_not_campaign_any_more(bench: Bench):
+    bench.advance(700)
+    asked = bench.take(f.PreVote)[-1]
+    record = {**bench.record, "n1": "a newer disk"}
+    bench.receive("n2", f.Status("c1", False, "", record, 50, bench.clock.wall_ms(), False))
+    bench.receive("n3", f.PreVoteReply(asked.term, asked.round, granted=True))
+    assert not bench.take(f.RequestVote)
+
+
 def vote_of_another_disk(bench: Bench) -> bool:
     """n2 has lost its disk; it has forgotten what it voted and acknowledged."""
     bench.connect("n3")
@@ -165,6 +182,23 @@ def test_only_a_log_that_is_up_to_date_gets_the_pre_vote_and_the_vote(
     assert [vote.term for vote in bench.take(f.Vote, "n3")] == ([6] if granted else [])
 
 
+def test_a_pre_vote_for_a_term_that_is_not_new_is_refused(bench: Bench):
+    bench.append([], term=5)
+    bench.disconnect("n2")
+    bench.receive("n3", f.PreVote(5, 9, 4, 1))
+    assert bench.take(f.PreVoteReply, "n3") == [f.PreVoteReply(5, 1, granted=False)]
+
+
+def test_a_node_that_voted_waits_a_full_timeout_before_it_asks_itself(bench: Bench):
+    bench.advance(280)
+    bench.receive("n2", ask(5))
+    voted_ms = bench.clock.now_ms
+    bench.take(f.PreVote)
+    while not bench.take(f.PreVote):
+        bench.advance(5)
+    assert bench.clock.now_ms - voted_ms >= bench.times.election_timeout_min_ms
+
+
 def rejoining_candidate(bench: Bench) -> tuple[int, bool]:
     """A healed node asks for votes at a higher term while the leader lives; (own term, was the pre-vote granted)."""
     bench.append(entries(3, 3, 2), term=2)
@@ -243,9 +277,18 @@ def test_a_leader_that_hears_of_a_higher_term_takes_it_and_steps_down_once(bench
     assert not bench.library.leads
     bench.receive("n3", f.StaleTerm(12))
     assert bench.library.term == 9
+    assert not bench.library.leads
+
+
+def test_a_leader_that_stepped_down_for_a_higher_term_campaigns_within_a_moment(bench: Bench):
+    bench.lead()
+    for _ in range(10):
+        bench.advance(200)
+        bench.receive("n2", f.KeepaliveReply(bench.library.term, 1))
+    bench.receive("n3", f.StaleTerm(9))
     bench.take(f.PreVote)
-    bench.advance(130)
-    assert [asked.term for asked in bench.take(f.PreVote, "n2")] == [10]
+    bench.advance(180)
+    assert {asked.term for asked in bench.take(f.PreVote, "n2")} == {10}
 
 
 def test_a_higher_term_of_a_disk_that_is_not_on_record_deposes_nobody(make_bench: MakeBench):
