@@ -168,6 +168,15 @@ class Publishers:
             if error is None and isinstance(result, Exception):
                 raise result
 
+    async def acknowledge(self, count: int) -> None:
+        """Waits for so many more acknowledgements."""
+        wanted = len(self._acknowledged) + count
+
+        async def probe() -> bool:
+            return len(self._acknowledged) >= wanted
+
+        await until(f"{count} acknowledgements", probe)
+
     async def acknowledged_after(self, moment: float) -> float:
         """Waits for an acknowledgement of a request that was sent at or after the moment; when the first one came."""
         seen = len(self._acknowledged)
