@@ -21,6 +21,7 @@ import pytest
 from tests.cluster.clients import Http, Publishers
 from tests.cluster.harness import Cluster
 from tests.cluster.ledger import Ledger
+from tests.cluster.waiting import until
 
 KILLS = 50
 STARTING_KILLS = 10
@@ -60,7 +61,8 @@ async def test_an_acknowledgement_is_preceded_by_the_write_and_fdatasync_of_its_
     cluster = make_cluster(count=1)
     node = cluster["n1"]
     trace = cluster.directory / "trace"
-    node.wrapper = ["strace", "-f", "-y", "-s", "4096", "-e", TRACED, "-o", str(trace)]
+    # -D: the node itself is the process that the harness knows, and ends; strace ends behind it.
+    node.wrapper = ["strace", "-D", "-f", "-y", "-s", "4096", "-e", TRACED, "-o", str(trace)]
     node.start()
     await cluster.wait_ready()
     payloads = [f"traced-message-{number}" for number in range(5)]
@@ -69,6 +71,11 @@ async def test_an_acknowledgement_is_preceded_by_the_write_and_fdatasync_of_its_
         assert outcome.kind == "acknowledged", outcome
     await cluster.verify(ledger, "t")
     node.kill()
+
+    async def is_whole() -> bool:
+        return "+++ killed by SIGKILL +++" in trace.read_text(errors="replace")
+
+    await until("the trace ends", is_whole)
     for payload in payloads:
         _check_order(trace, payload)
 
