@@ -1,4 +1,4 @@
-"""What a leader does beyond replicating: commands, members, time, followers' needs (PROTOCOL.md P4, P5, P7, P8, P11)."""
+"""A leader's duties beyond replicating: commands, members, time, followers' needs (PROTOCOL.md P4, P5, P7, P8, P11)."""
 
 from __future__ import annotations
 
