@@ -110,7 +110,7 @@ class Invariants:
         if before is None or now[2] != before[2]:
             self._check_commit(host, probe, 0 if before is None else before[2])
         if before is None or now[3] != before[3]:
-            self._check_applied(host, probe)
+            self._check_applied(host, probe, 0 if before is None else before[3])
         self._check_held(host, journal)
 
     def _check_log(self, host: Host, journal: LogProbe) -> None:
@@ -195,8 +195,10 @@ class Invariants:
             committed.terms.append(term)
             committed.committed_in.append(probe.term)
 
-    def _check_applied(self, host: Host, probe: NodeProbe) -> None:
+    def _check_applied(self, host: Host, probe: NodeProbe, before: int) -> None:
         applied_index = probe.applied_index
+        if applied_index < before:
+            raise Violation(f"{host.name} had applied {before} and goes back to {applied_index}")
         if applied_index > self.committed.last_index:
             raise Violation(f"{host.name} applied {applied_index}, committed is {self.committed.last_index}")
         digest = probe.digest
