@@ -251,7 +251,8 @@ class SimNetwork:
 
     def _try(self, name: str, peer: str, backoff_us: int) -> None:
         self._dialling.discard((name, peer))
-        if (name, peer) in self._connections and (peer, name) in self._connections:
+        present = self._connections.get((name, peer))
+        if present is not None and present is self._connections.get((peer, name)):
             return
         ends = self._ready_ends(name, peer)
         if ends is None or not self._shake_hands(*ends):
@@ -284,6 +285,8 @@ class SimNetwork:
             if old is not None:
                 old.open_ends.discard(node.process.name)
                 self._end(old, node.process.name, at_once=True)
+        if not near.process.is_alive or not far.process.is_alive:
+            return False  # one died of being told that the old connection is gone
         for node, peer, _ in ends:
             self._connections[(node.process.name, peer)] = connection
             self._bulk_arrives.pop((node.process.name, peer), None)
