@@ -34,6 +34,7 @@ from falconq_cluster.raft.disk_worker import ThreadDiskWorker
 from falconq_cluster.raft.frames import Hello
 from falconq_cluster.raft.seams import PeerEvents
 from falconq_cluster.raft.transport import PeerTransport
+from falconq_cluster.raft.transport_connection import TransportLimits
 from falconq_cluster.status import NodeReport
 from falconq_cluster.storage.files import RealFileSystem
 from falconq_cluster.storage.leveldb import LevelStore
@@ -77,6 +78,7 @@ class _Process:
         """Start, serve until a signal comes, stop."""
         settings = self._settings
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_loop_failed)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
@@ -157,6 +159,14 @@ class _Process:
                 waiting_operations_max=settings.waiting_operations_max,
                 waiting_bytes_max=settings.waiting_bytes_max,
                 pull_bytes_max=settings.pull_bytes_max,
+                merge_count_max=settings.merge_count_max,
+                merge_bytes_max=settings.merge_bytes_max,
+                polls_max=settings.polls_max,
+                index_waits_max=settings.index_waits_max,
+                fresh_wait_ms=settings.fresh_wait_ms,
+                expiry_allowance_ms=settings.expiry_allowance_ms,
+                resend_ms=settings.resend_ms,
+                open_retry_ms=settings.open_retry_ms,
                 no_leader_wait_ms=settings.no_leader_wait_ms,
                 auto_create=settings.auto_create,
             ),
@@ -191,6 +201,13 @@ class _Process:
                 hello=hello,
                 judge=judge,
                 events=events,
+                limits=TransportLimits(
+                    frame_bytes_max=settings.frame_bytes_max,
+                    outbound_bytes_max=settings.outbound_bytes_max,
+                    handshake_timeout_ms=settings.handshake_timeout_ms,
+                    connect_timeout_ms=settings.connect_timeout_ms,
+                    idle_timeout_ms=settings.peer_idle_timeout_ms,
+                ),
             )
             if others:
                 self._transport = transport
@@ -211,6 +228,14 @@ class _Process:
             requests_max=settings.requests_max,
             keepalive_ms=settings.keepalive_ms,
         )
+
+
+def _loop_failed(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    """What no task or callback caught: a reason to stop ends the process, the rest is logged."""
+    error = context.get("exception")
+    if isinstance(error, StopProcess):
+        _end_process(error)
+    log.error("loop_failed", reason=str(context.get("message")), error=repr(error))
 
 
 def _end_process(reason: StopProcess) -> None:

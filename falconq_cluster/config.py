@@ -158,6 +158,23 @@ class Settings(BaseSettings):
     )
     snapshot_chunk_bytes: int = Field(256 * KIB, ge=4 * KIB, le=4 * MIB, description="Part of a snapshot in one frame.")
 
+    # Connections between nodes.
+    frame_bytes_max: int = Field(
+        24 * MIB, ge=20 * MIB, description="Bytes of one frame between nodes; a larger one closes the connection."
+    )
+    outbound_bytes_max: int = Field(
+        64 * MIB, ge=32 * MIB, description="Bytes that wait for one peer; a slower reader is disconnected."
+    )
+    handshake_timeout_ms: int = Field(
+        3000, ge=100, description="How long a connection between nodes may take to authenticate."
+    )
+    connect_timeout_ms: int = Field(
+        1000, ge=50, description="How long a name or a connection attempt to a peer may take."
+    )
+    peer_idle_timeout_ms: int = Field(
+        3000, ge=500, description="A connection between nodes that is silent for so long is closed."
+    )
+
     # Broker.
     command_bytes_max: int = Field(MIB, ge=4 * KIB, le=4 * MIB, description="Bytes of operations in one log entry.")
     command_operations_max: int = Field(500, ge=1, le=1000, description="Operations in one log entry.")
@@ -166,6 +183,22 @@ class Settings(BaseSettings):
     waiting_operations_max: int = Field(20_000, ge=1, description="Operations that wait to be sent; then 429.")
     waiting_bytes_max: int = Field(64 * MIB, ge=MIB, description="Bytes of the operations that wait; then 429.")
     pull_bytes_max: int = Field(4 * MIB, ge=64 * KIB, description="Message bytes in one answer of consume or peek.")
+    merge_count_max: int = Field(256, ge=1, le=10_000, description="Messages that share one record batch.")
+    merge_bytes_max: int = Field(
+        64 * KIB, ge=KIB, le=MIB, description="Bytes of the messages that share one record batch."
+    )
+    polls_max: int = Field(10_000, ge=1, description="Consumes that wait for messages; then 429.")
+    index_waits_max: int = Field(10_000, ge=1, description="Requests that wait for an index; then 429.")
+    fresh_wait_ms: int = Field(
+        1000, ge=0, description="How long an empty answer waits for the leader's word that it is not stale."
+    )
+    expiry_allowance_ms: int = Field(
+        250, ge=0, description="How long an operation outlives its client's deadline, for what two clocks differ."
+    )
+    resend_ms: int = Field(1000, ge=50, description="Commands without progress for so long are sent again.")
+    open_retry_ms: int = Field(
+        500, ge=50, description="A node's opening that is not applied after so long is proposed again."
+    )
     no_leader_wait_ms: int = Field(5000, ge=0, description="How long a write waits for a leader before 503.")
 
     # Gateway.

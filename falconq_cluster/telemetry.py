@@ -94,6 +94,19 @@ class Metrics:
         self.repeats = self._counter(
             "falconq_broker_repeats_total", "On the leader: commands that came again and were in the log already."
         )
+        self.unknown_outcomes = self._counter(
+            "falconq_broker_unknown_outcomes_total", "Operations whose client was told that the outcome is unknown."
+        )
+        self.expired = self._counter(
+            "falconq_broker_expired_operations_total", "Operations whose deadline passed before they were sent."
+        )
+        self.overloaded = self._counter(
+            "falconq_broker_refused_operations_total", "Operations refused because too many wait already."
+        )
+        self.pulls = self._counter("falconq_broker_pulls_total", "Pulls that this node proposed.")
+        self.empty_pulls = self._counter(
+            "falconq_broker_empty_pulls_total", "Pulls that found nothing when they were applied."
+        )
         self.waiting = self._gauge("falconq_broker_waiting_operations", "Operations that wait to be sent.")
         self.outstanding = self._gauge("falconq_broker_outstanding_commands", "Own commands that aren't applied yet.")
         self.polls = self._gauge("falconq_broker_waiting_polls", "Consume requests that wait for a message.")

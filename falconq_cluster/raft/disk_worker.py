@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ class ThreadDiskWorker:
         self._loop = loop
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._is_stopped = False
+        # Else `done` would run in the thread's empty context, and its log lines lack the node's fields.
+        self._context = contextvars.copy_context()
         # A daemon: a disk that hangs for ever must not keep a stopped process alive.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -60,4 +63,4 @@ class ThreadDiskWorker:
                 error = raised
             # A closed loop is a process that ends: the bytes are on disk, and nobody is left to be told.
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(job.done, error)
+                self._loop.call_soon_threadsafe(job.done, error, context=self._context)
