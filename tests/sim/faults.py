@@ -40,7 +40,8 @@ class Nemesis:
             for target in cluster.hosts:
                 if source != target:
                     cluster.network.unblock(source, target)
-                    cluster.network.link(source, target).stalled_until_us = 0
+                    link = cluster.network.link(source, target)
+                    link.stalled_until_us, link.slow_share = 0, 0.0
         for host in cluster.hosts.values():
             host.speed.hung_until_us = 0
             host.speed.slow_share = 0.0

@@ -24,6 +24,7 @@ KEPT = {
     2: "directories were made and never synced: a power loss took the whole store",
     19: "a snapshot was out of date when it was installed, for ever: the journal was cut behind a puller",
     26: "the same, with a follower that had been away for long",
+    10800: "healing left links on which a frame takes seconds: a defect of the simulation, no leader could be kept",
     71: "a new leader's log time was behind stamps in its own log: everything was refused as expired",
 }
 
