@@ -313,6 +313,13 @@ UNREACHED: dict[str, str] = {
     "L2": "costs elections, not safety; it is open together with S9",
     "L3": "costs frames; tests/unit/raft/test_holes.py names its test",
     "L4": "commands stay below the size that it needs; tests/unit/raft/test_holes.py names its test",
+    "P2": "no step runs while a sync runs, so the clamps are a second line; tests/unit/raft/test_driver.py",
+    "P3": "as S10; a damaged or torn group is what tests/unit/raft/test_journal_damage.py is about",
+    "P9": "open as S17; the origin's side is held by tests/unit/broker/test_outbox.py and test_histories.py",
+    "P10": "a client that was told 504 can't tell a late effect from an early one; tests/cluster/test_partitions.py can",
+    "P13": "nothing is trimmed yet, so what was delivered can't be gone when it is read; tests/unit/broker/test_pulls.py",
+    "P18": "replicas of one deterministic machine never differ; tests/unit/raft/test_divergence.py makes them",
+    "P19": "costs entries, not safety; tests/unit/broker/test_pulls.py counts them",
     "P8": "a node that pulls gets no entries, so there is no tail but under S22; tests/unit/raft/test_installing.py",
 }
 """hole or rule -> why no seed or story can fall into it alone, and what holds it instead."""
