@@ -208,3 +208,28 @@ def test_the_index_of_a_transfer_is_pinned_until_a_while_after_its_last_request(
     assert pair.server.pinned_index() == 71
     pair.now_ms += 1
     assert pair.server.pinned_index() is None
+
+
+@given(
+    st.lists(
+        st.builds(
+            SnapshotChunk,
+            st.sampled_from((1, 2, 9)),
+            st.integers(0, 3),
+            st.integers(0, 1 << 60),
+            st.integers(0, 1 << 60),
+            st.lists(st.tuples(st.binary(max_size=6), st.binary(max_size=6)), max_size=3),
+            st.booleans(),
+            st.binary(max_size=20),
+        ),
+        max_size=12,
+    )
+)
+def test_chunks_of_any_content_are_never_taken_for_a_whole_snapshot(chunks: list[SnapshotChunk]):
+    pair = Pair(SOME)
+    pair.puller.start(source="n1", term=4)
+    for chunk in chunks:
+        pair.puller.chunk_received("n1", chunk)
+        if pair.puller.pull is None:
+            pair.puller.start(source="n1", term=4)
+    assert not pair.wholes
