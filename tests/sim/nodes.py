@@ -107,7 +107,8 @@ def build_node(cluster: SimCluster, host: Host, process: Process) -> RunningNode
             data_dir=DATA_DIR,
             times=RaftTimes(
                 flush_entries=profile.flush_entries,
-                journal_bytes_max=16 * profile.segment_bytes,
+                # A puller pins four times this: it has to hold what is written while a snapshot crosses a slow link.
+                journal_bytes_max=max(16 * profile.segment_bytes, 1 << 20),
                 journal_keep_entries=profile.journal_keep_entries,
                 snapshot_chunk_bytes=profile.snapshot_chunk_bytes,
             ),
