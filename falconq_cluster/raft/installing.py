@@ -57,6 +57,7 @@ class Installing:
         self._fatal = fatal
         self._needed_index = needed_index
         self._is_flushing = False
+        self._must_flush_again = False
         self._asked_index = 0
         self._verified: Pull | None = None
         self._switching: Pull | None = None
@@ -218,6 +219,7 @@ class Installing:
         replica = core.replica
         behind = replica.machine.applied_index - replica.flushed_index
         if self._is_flushing or behind <= 0:
+            self._must_flush_again |= is_urgent and self._is_flushing
             return
         is_due = behind >= core.times.flush_entries or core.journal.bytes_on_disk > core.times.journal_bytes_max
         if not is_due and not is_urgent:
@@ -233,6 +235,9 @@ class Installing:
                 replica.flushed(index)
                 core.counters.flushes += 1
                 self.cut_journal()
+            must_flush, self._must_flush_again = self._must_flush_again, False
+            if must_flush:
+                self.consider_flush(is_urgent=True)
 
         self._background.submit([work], flushed)
 

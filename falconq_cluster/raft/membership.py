@@ -251,7 +251,9 @@ class Membership:
         counted = 1 + sum(1 for name in self._others() if self.counts(name))
         needed = len(self.members) // 2 + 1
         if counted >= needed:
-            return ["the cluster is not formed here yet: catching up"] if self.is_forming else []
+            # What was only heard may be lost with who said it: ready is who has applied it.
+            is_own = self._own_record().members.get(self.node_id) == self.disk_id
+            return [] if is_own else ["this node has not applied the record of the members yet: catching up"]
         strangers = [name for name in self.learners() if record.members.get(name)]
         text = f"only {counted} of {len(self.members)} members are connected with a disk on record, {needed} are needed"
         if strangers:

@@ -93,6 +93,16 @@ class NodeView:
     def send(self, peer: str, frame: Frame) -> None:
         self._core.send(peer, frame)
 
+    @property
+    def is_record_durable(self) -> bool:
+        """Whether what this node knows of the members survives a power loss.
+
+        Until then it is not ready: a member whose disk was replaced would forget that it counts again, and if another
+        disk went meanwhile, nobody could tell (P4).
+        """
+        replica = self._core.replica
+        return replica.machine.record_index <= replica.flushed_index
+
     # Probes and people.
 
     def readiness(self) -> list[str]:
@@ -104,6 +114,8 @@ class NodeView:
             reasons.append("no leader is known: an election is under way, or too few members are connected")
         if not reasons and self._driver.installing.is_installing:
             reasons.append("a snapshot is being installed")
+        if not reasons and not self.is_record_durable:
+            reasons.append("the record of the members is being written to disk")
         if not reasons and not self.is_caught_up:
             reasons.append("the node is catching up with the leader's log")
         return reasons

@@ -70,7 +70,7 @@ class Run:
         self.cluster.on_start = self.invariants.started
         self.world.after_event = self._after_event
         self.clients = Clients(self.cluster, self._acknowledged)
-        self.nemesis = Nemesis(self.cluster, self.leader, _serves)
+        self.nemesis = Nemesis(self.cluster, self.leader, _is_ready)
         self.report = Report(seed, node_count)
         self.snapshot_count = 0
 
@@ -215,6 +215,12 @@ def run_seed(seed: int, node_count: int) -> Report:
 
 def _node(host: Host) -> RunningNode | None:
     return host.node if isinstance(host.node, RunningNode) else None
+
+
+def _is_ready(host: Host) -> bool:
+    """What /readyz says: only then may an operator go on to the next disk (P4)."""
+    node = _node(host)
+    return node is not None and not node.node.raft.readiness()
 
 
 def _serves(host: Host) -> bool:

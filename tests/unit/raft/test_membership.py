@@ -306,3 +306,21 @@ def test_two_wiped_nodes_and_one_with_data_elect_nobody():
 
 def _serves(cluster: QuietCluster, name: str) -> bool:
     return cluster.hosts[name].node is not None and cluster.node(name).is_serving
+
+
+def test_a_record_that_was_only_heard_counts_but_makes_nobody_ready():
+    hand = Hand(record=Record("c", {**FORMED, "n1": "lost"}, 5))
+    newer = Record("c", FORMED, 9)
+    hand.hear("n2", "d2", newer)
+    assert hand.membership.self_counts()
+    assert hand.membership.explain() == ["this node has not applied the record of the members yet: catching up"]
+    hand.record = newer
+    assert hand.membership.explain() == []
+
+
+def test_a_member_is_not_ready_before_its_record_would_survive_a_power_loss(bench: Bench):
+    bench.lead()
+    raft = bench.node.raft
+    assert raft.readiness() == []
+    bench.node.replica.flushed_index = 0
+    assert raft.readiness() == ["the record of the members is being written to disk"]
