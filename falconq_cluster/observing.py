@@ -74,6 +74,7 @@ class NodeObserver:
     def _update_broker(self) -> None:
         metrics, counted = self._metrics, self._node.broker.metrics
         metrics.published.inc(self._grown("published", counted.published_count))
+        metrics.duplicates.inc(self._grown("duplicates", counted.duplicate_count))
         metrics.delivered.inc(self._grown("delivered", counted.delivered_count))
         metrics.commands.inc(self._grown("commands", counted.command_count))
         metrics.operations.inc(self._grown("operations", counted.operation_count))
@@ -84,6 +85,7 @@ class NodeObserver:
         metrics.overloaded.inc(self._grown("overloaded", counted.overloaded_count))
         metrics.pulls.inc(self._grown("pulls", counted.pull_count))
         metrics.empty_pulls.inc(self._grown("empty_pulls", counted.pull_empty_count))
+        metrics.dedupe_keys.set(self._node.broker.views().dedupe_count)
         metrics.waiting.set(self._node.broker.outbox.waiting_count)
         metrics.outstanding.set(self._node.broker.outbox.outstanding_count)
         metrics.polls.set(self._service.polls_count)

@@ -85,6 +85,9 @@ class Metrics:
 
     def _broker(self) -> None:
         self.published = self._counter("falconq_published_messages_total", "Messages acknowledged by this node.")
+        self.duplicates = self._counter(
+            "falconq_duplicate_publishes_total", "Publishes on this node that repeated an earlier one."
+        )
         self.delivered = self._counter("falconq_delivered_messages_total", "Messages delivered by this node.")
         self.commands = self._counter("falconq_broker_commands_total", "Commands that this node made for its clients.")
         self.operations = self._counter(
@@ -107,6 +110,7 @@ class Metrics:
         self.empty_pulls = self._counter(
             "falconq_broker_empty_pulls_total", "Pulls that found nothing when they were applied."
         )
+        self.dedupe_keys = self._gauge("falconq_dedupe_remembered_keys", "Keys and producers that are remembered.")
         self.waiting = self._gauge("falconq_broker_waiting_operations", "Operations that wait to be sent.")
         self.outstanding = self._gauge("falconq_broker_outstanding_commands", "Own commands that aren't applied yet.")
         self.polls = self._gauge("falconq_broker_waiting_polls", "Consume requests that wait for a message.")

@@ -67,6 +67,8 @@ class BrokerMetrics:
     """Operations in them, after merging."""
     published_count: int = 0
     """Messages appended for clients of this node."""
+    duplicate_count: int = 0
+    """Publishes that repeated an earlier one."""
     delivered_count: int = 0
     pull_count: int = 0
     """Pulls proposed."""

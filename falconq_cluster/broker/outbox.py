@@ -20,11 +20,22 @@ from falconq_cluster.broker.sealing import KeyCount, SealedOperation, seal
 from falconq_cluster.broker.waiters import Outcome, Waiter
 from falconq_cluster.clock import Clock
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.machine.commands import Append, Appended, Command, Pull, Result, encode_command
+from falconq_cluster.machine.commands import (
+    Append,
+    Appended,
+    AppendOnce,
+    Command,
+    Duplicate,
+    Pull,
+    Result,
+    encode_command,
+)
 from falconq_cluster.raft.seams import RaftView
 
 _RANGE_BYTES = 32
 """Encoded size of a range that an attempt remembers, at most."""
+_ONCE_BYTES = 128
+"""What is remembered of an append that is to happen once, beside its name."""
 
 
 @dataclass(slots=True)
@@ -204,6 +215,8 @@ class Outbox:
     def _answer(self, sealed: SealedOperation, result: Result, index: int) -> None:
         if isinstance(result, Appended):
             self._metrics.published_count += result.count
+        elif isinstance(result, Duplicate):
+            self._metrics.duplicate_count += 1
         for position, waiter in enumerate(sealed.waiters):
             if waiter.is_over:
                 continue
@@ -279,7 +292,8 @@ def _unknown(why: str) -> FalconQError:
 def _size(operation: Append | Pull) -> int:
     """At most about the bytes of the operation, and of what it writes."""
     if isinstance(operation, Append):
-        return len(operation.records) + len(operation.topic) + 48
+        named = len(operation.once.name) + _ONCE_BYTES if isinstance(operation, AppendOnce) else 0
+        return len(operation.records) + len(operation.topic) + 48 + named
     remembered = operation.count_max * _RANGE_BYTES if operation.attempt else 0
     return len(operation.topic) + len(operation.consumer) + len(operation.attempt) + 64 + remembered
 

@@ -15,6 +15,15 @@ ORDER_DELIVERY = "delivery"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Producer:
+    """Who publishes, and which of its messages this is."""
+
+    id: str
+    sequence: int
+    """1, 2, 3 … in each topic."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishRequest:
     """One message for one topic."""
 
@@ -28,25 +37,33 @@ class PublishRequest:
     """Wins over the key; None picks one by the key, or round robin without a key."""
     headers: bytes | None = None
     """A JSON object, kept byte for byte."""
+    idempotency_key: str | None = None
+    """With it the message is appended once, however often it is published with this key."""
+    producer: Producer | None = None
+    """The same with a sequence instead; never both."""
     deadline_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """The message is on the disks of a majority, at this place."""
+    """The message is on the disks of a majority, at this place.
+
+    The place is None for a repeat of a producer's sequence of which only a later one is remembered.
+    """
 
     topic: str
-    partition: int
-    offset: int
-    priority: str
+    partition: int | None
+    offset: int | None
+    priority: str | None
     """Name of the level."""
-    level: int
+    level: int | None
     """Position of the level, 0 is the least urgent."""
-    id: str
+    id: str | None
     index: int
-    """Log index of the command that appended it."""
-    timestamp_ms: int
+    """Log index of the command that appended it; where the place is None, of this repeat."""
+    timestamp_ms: int | None
     duplicate: bool = False
+    """Whether an earlier publish appended it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

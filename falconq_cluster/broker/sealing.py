@@ -2,7 +2,8 @@
 
 What lives here: the merging of single appends, the time at which operations expire, and how many keys they write.
 Rules: only appends that differ in nothing but their records are merged, and their times to expire are equal after
-rounding up: so one judgement of the machine is exact for each of them. Order within a (topic, partition, level) is
+rounding up: so one judgement of the machine is exact for each of them. An append that is to happen once stands alone.
+Order within a (topic, partition, level) is
 the order of submission.
 Must not know: sequences, epochs.
 """
@@ -12,9 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.broker.waiters import Waiter
-from falconq_cluster.machine.commands import Append, Pull
+from falconq_cluster.machine.commands import Append, AppendOnce, Pull
+from falconq_cluster.machine.deduping import KEYS_PER_APPEND_MAX
 from falconq_cluster.machine.state import MachineLimits
 
 EXPIRY_GRAIN_MS = 250
@@ -45,7 +49,7 @@ class KeyCount:
         if isinstance(operation, Append):
             # The batch; and once each, the partition and perhaps the topic.
             group: tuple[str, str | int] = (operation.topic, operation.partition)
-            once, each = 2, 1
+            once, each = 2, 1 + KEYS_PER_APPEND_MAX if isinstance(operation, AppendOnce) else 1
         else:
             # The consumer, an attempt and the one it displaces; and once each, cursors and attempts that are over.
             group = (operation.topic, operation.consumer)
@@ -74,9 +78,9 @@ def seal(waiters: Sequence[Waiter], limits: BrokerLimits, *, log_time_ms: int, n
             sealed.append(SealedOperation(_pull_until(operation, not_after_ms), [waiter]))
             continue
         place = (operation.topic, operation.partition, operation.level)
-        if operation.count > 1:
+        if operation.count > 1 or isinstance(operation, AppendOnce):
             open_merges.pop(place, None)
-            sealed.append(SealedOperation(_append_until(operation, [operation.records], not_after_ms), [waiter]))
+            sealed.append(SealedOperation(replace(operation, not_after_ms=not_after_ms), [waiter]))
             continue
         merge = open_merges.get(place)
         if merge is None or not merge.takes(operation, not_after_ms, limits):

@@ -25,7 +25,7 @@ from falconq_cluster.broker.requests import (
 )
 from falconq_cluster.broker.waiters import Outcome
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.machine.commands import NO_DEADLINE, Append, Appended, Refused
+from falconq_cluster.machine.commands import NO_DEADLINE, Append, Appended, AppendOnce, Duplicate, Once, Refused
 from falconq_cluster.machine.records import RecordError, pack_record
 from falconq_cluster.machine.rows import TopicConfig
 
@@ -97,7 +97,8 @@ class BrokerService:
             records=record,
             may_create=may_create,
         )
-        return operation, config.levels
+        once = _once(request)
+        return operation if once is None else AppendOnce.of(operation, once), config.levels
 
     def _choose_partition(self, request: PublishRequest, config: TopicConfig) -> int:
         count = config.partitions
@@ -180,22 +181,47 @@ def level_of(priority: str | int | None, levels: Sequence[str]) -> int:
     raise FalconQError("unknown_priority", message)
 
 
+def _once(request: PublishRequest) -> Once | None:
+    if request.producer is not None:
+        return Once(request.producer.id, request.producer.sequence)
+    return None if request.idempotency_key is None else Once(request.idempotency_key)
+
+
 def _published(outcome: Outcome, levels: Sequence[str]) -> Published:
     result = outcome.result
     if isinstance(result, FalconQError):
         raise result
     if isinstance(result, Refused):
         raise FalconQError(result.code, result.detail)
+    if isinstance(result, Duplicate):
+        if result.first is None:
+            return Published(
+                topic=result.topic,
+                partition=None,
+                offset=None,
+                priority=None,
+                level=None,
+                id=None,
+                index=outcome.index,
+                timestamp_ms=None,
+                duplicate=True,
+            )
+        return _at_place(result.first, result.first_index, levels, is_duplicate=True)
     if not isinstance(result, Appended):
         message = f"a publish was answered with {type(result).__name__}"
         raise TypeError(message)
+    return _at_place(result, outcome.index, levels, is_duplicate=False)
+
+
+def _at_place(appended: Appended, index: int, levels: Sequence[str], *, is_duplicate: bool) -> Published:
     return Published(
-        topic=result.topic,
-        partition=result.partition,
-        offset=result.base_offset,
-        priority=levels[result.level],
-        level=result.level,
-        id=f"{outcome.index}.{result.first_id}",
-        index=outcome.index,
-        timestamp_ms=result.timestamp_ms,
+        topic=appended.topic,
+        partition=appended.partition,
+        offset=appended.base_offset,
+        priority=levels[appended.level],
+        level=appended.level,
+        id=f"{index}.{appended.first_id}",
+        index=index,
+        timestamp_ms=appended.timestamp_ms,
+        duplicate=is_duplicate,
     )

@@ -28,13 +28,13 @@ _NULL = msgspec.Raw(b"null")
 class PublishAnswer(msgspec.Struct, frozen=True):
     status: str
     topic: str
-    partition: int = msgspec.field(name="partitionID")
-    offset: int
-    priority: str
-    id: str
-    level: int
+    partition: int | None = msgspec.field(name="partitionID")
+    offset: int | None
+    priority: str | None
+    id: str | None
+    level: int | None
     index: int
-    timestamp: str
+    timestamp: str | None
     duplicate: bool
 
 
@@ -102,7 +102,7 @@ def encode_published(published: Published) -> bytes:
             published.id,
             published.level,
             published.index,
-            rfc3339(published.timestamp_ms),
+            None if published.timestamp_ms is None else rfc3339(published.timestamp_ms),
             published.duplicate,
         )
     )

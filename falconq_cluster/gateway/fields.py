@@ -29,6 +29,9 @@ PARTITION_KEY_CHARS_MAX = 256
 HEADER_COUNT_MAX = 64
 HEADER_NAME_CHARS_MAX = 128
 HEADER_VALUE_CHARS_MAX = 4096
+SEQUENCE_MAX = 2**53 - 1
+"""The largest that every JSON reader keeps exact (RFC 8259 section 6)."""
+IDEMPOTENCY_KEY_CHARS_MAX = 256
 SHOWN_CHARS_MAX = 80
 """How much of a refused value is repeated in the refusal."""
 
@@ -38,6 +41,7 @@ _FIELD_OF_ERROR = re.compile(r"`\$\.(\w+)")
 _UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`$", re.DOTALL)
 _MISSING_FIELD = re.compile(r"missing required field `(\w+)`")
 _NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'"[]{}')
+_KEY = re.compile(rf"[!-~]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}", re.ASCII)
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 """Brackets as signed bytes: one deeper, one less deep."""
 
@@ -54,10 +58,19 @@ class PublishBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         name="partitionID", default=None
     )
     headers: msgspec.Raw = msgspec.Raw()
+    producer: msgspec.Raw = msgspec.Raw()
+
+
+class ProducerBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The value of `producer`, before it is judged further."""
+
+    id: str
+    sequence: Annotated[int, msgspec.Meta(ge=1, le=SEQUENCE_MAX)]
 
 
 _FIELD_TOKENS = tuple(f'"{name}"'.encode() for name in PublishBody.__struct_encode_fields__)
 _publish_decoder = msgspec.json.Decoder(PublishBody)
+_producer_decoder = msgspec.json.Decoder(ProducerBody)
 _headers_decoder: msgspec.json.Decoder[dict[str, str]] = msgspec.json.Decoder(dict[str, str])
 
 
@@ -145,6 +158,36 @@ def read_number(value: str, name: str, *, least: int, most: int = NUMBER_MAX) ->
         limits = f"from {least} to {most}" if most < NUMBER_MAX else f"from {least} on"
         raise refuse(name, f"'{name}' is {shown(value)}; it is a whole number {limits}")
     return int(value)
+
+
+def read_idempotency_key(values: Sequence[str]) -> str | None:
+    """The key of an `Idempotency-Key` header, kept as it came; None without one. Raises: bad_request."""
+    if not values:
+        return None
+    if len(values) > 1:
+        raise refuse("Idempotency-Key", "header 'Idempotency-Key' is there more than once; give it one value")
+    if _KEY.fullmatch(values[0]) is None:
+        raise refuse(
+            "Idempotency-Key",
+            f"header 'Idempotency-Key' is {shown(values[0])}; a key has 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII "
+            "characters and no space, such as a UUID",
+        )
+    return values[0]
+
+
+def read_producer(raw: bytes) -> tuple[str, int] | None:
+    """(id, sequence) of the publish body's `producer`, None without one. Raises: bad_request, unknown_field."""
+    if raw in (b"", b"null"):
+        return None
+    try:
+        producer = _producer_decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        code = "unknown_field" if "unknown field" in str(error) else "bad_request"
+        text = str(error).replace("`", "'")
+        raise refuse("producer", f'field \'producer\' is {{"id": …, "sequence": 1 …}}: {text}', code=code) from error
+    if len(_outermost_pairs(raw)) > len(ProducerBody.__struct_fields__):
+        raise refuse("producer", "field 'producer' has a name more than once; give it one value")
+    return read_name(producer.id, "producer.id"), producer.sequence
 
 
 def check_content_type(value: str | None, encoding: str | None) -> None:

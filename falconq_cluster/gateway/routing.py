@@ -8,7 +8,7 @@ Must not know: aiohttp, the broker.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import unquote
@@ -51,7 +51,10 @@ class Call(Protocol):
         """`Clock.monotonic_ms` when the answer is due."""
 
     def header(self, name: str) -> str | None:
-        """The header's value, None when it isn't there."""
+        """The header's value, the first of several; None when it isn't there."""
+
+    def headers(self, name: str) -> Sequence[str]:
+        """All values of the header."""
 
     async def body(self) -> bytes:
         """The whole body, bounded while it is read. Raises: body_too_large, request_timeout."""

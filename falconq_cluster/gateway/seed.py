@@ -16,6 +16,7 @@ from falconq_cluster.broker.requests import (
     Batch,
     ConsumeRequest,
     PeekRequest,
+    Producer,
     PublishRequest,
 )
 from falconq_cluster.gateway import answers
@@ -23,8 +24,10 @@ from falconq_cluster.gateway.fields import (
     PARTITION_MAX,
     Query,
     check_content_type,
+    read_idempotency_key,
     read_name,
     read_number,
+    read_producer,
     read_publish,
     refuse,
 )
@@ -32,6 +35,7 @@ from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
 
 BATCH_MAX = 1000
+REPLAYED = {"Idempotency-Replayed": "true"}
 NO_STORE = {"Cache-Control": "no-store"}
 CONSUME_PARAMETERS = ("consumerID", "batch", "partitionID", "waitMs", "attempt")
 PEEK_PARAMETERS = ("offset", "batch", "partitionID", "at", "order")
@@ -57,11 +61,12 @@ class SeedRoutes:
     async def publish(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")
         Query(call.query, ())
-        if call.header("Idempotency-Key") is not None:
-            # Taking the key without honouring it would promise what is not kept.
-            raise refuse("Idempotency-Key", "header 'Idempotency-Key' is not known; leave it out", code="unknown_field")
+        key = read_idempotency_key(call.headers("Idempotency-Key"))
         check_content_type(call.header("Content-Type"), call.header("Content-Encoding"))
         body = read_publish(await call.body(), depth_max=self._json_depth_max)
+        producer = read_producer(bytes(body.producer))
+        if key is not None and producer is not None:
+            raise refuse("producer", "there are both an 'Idempotency-Key' and a 'producer'; give one of them")
         await self._wait_min_index(call)
         headers = bytes(body.headers)
         published = await self._service.publish(
@@ -72,10 +77,13 @@ class SeedRoutes:
                 partition_key=body.partition_key,
                 partition=body.partition,
                 headers=None if headers in (b"", b"null") else headers,
+                idempotency_key=key,
+                producer=None if producer is None else Producer(id=producer[0], sequence=producer[1]),
                 deadline_ms=call.deadline_ms,
             )
         )
-        return Answer(answers.encode_published(published), index=published.index)
+        replayed = REPLAYED if published.duplicate else {}
+        return Answer(answers.encode_published(published), index=published.index, headers=replayed)
 
     async def consume(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")

@@ -9,6 +9,7 @@ Must not know: routes, fields, the broker.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from aiohttp import web
@@ -46,6 +47,9 @@ class HttpCall:
 
     def header(self, name: str) -> str | None:
         return self._request.headers.get(name)
+
+    def headers(self, name: str) -> Sequence[str]:
+        return self._request.headers.getall(name, ())
 
     async def body(self) -> bytes:
         """The whole body. Raises: body_too_large before more than the limit is held, request_timeout."""

@@ -2,14 +2,16 @@
 
 What lives here: the Append operation, and the creation of a topic by its first message.
 Rules: offsets of a partition are dense over all its levels and are given in the order of operations; nothing is
-changed unless the whole operation is accepted. The records are stored as they came, unread.
+changed unless the whole operation is accepted. The records are stored as they came, unread. An append that repeats
+an earlier one is answered with what that one did.
 Must not know: what is in a record.
 """
 
 from __future__ import annotations
 
 from falconq_cluster.machine import keys
-from falconq_cluster.machine.commands import Append, Appended, Refused
+from falconq_cluster.machine.commands import Append, Appended, Duplicate, Refused
+from falconq_cluster.machine.deduping import first_result, remember
 from falconq_cluster.machine.events import LevelGrew, TopicChanged
 from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.names import is_name
@@ -21,12 +23,14 @@ from falconq_cluster.machine.turn import Turn
 _DEFAULTS = TopicConfig()
 
 
-def append(turn: Turn, operation: Append) -> Appended | Refused:
+def append(turn: Turn, operation: Append) -> Appended | Duplicate | Refused:
     """Stores the records behind all that the partition holds, or changes nothing."""
     topic = turn.state.topics.get(operation.topic)
-    refusal = _refusal(turn, operation, topic)
-    if refusal is not None:
-        return refusal
+    if turn.is_expired(operation.not_after_ms):
+        return Refused("expired", f"the time to append ran out at {operation.not_after_ms}, it is {turn.log_time_ms}")
+    answer = _refusal(turn, operation, topic) or first_result(turn, operation, topic)
+    if answer is not None:
+        return answer
     if topic is None:
         topic = _create(turn, operation.topic)
     partition = topic.partitions[operation.partition]
@@ -42,7 +46,7 @@ def append(turn: Turn, operation: Append) -> Appended | Refused:
     turn.message_count = first_id + count
     turn.partition_changed(topic, partition)
     turn.events.append(LevelGrew(topic.name, partition.number, operation.level))
-    return Appended(
+    appended = Appended(
         topic=topic.name,
         partition=partition.number,
         level=operation.level,
@@ -51,11 +55,11 @@ def append(turn: Turn, operation: Append) -> Appended | Refused:
         first_id=first_id,
         timestamp_ms=turn.log_time_ms,
     )
+    remember(turn, operation, topic, appended)
+    return appended
 
 
 def _refusal(turn: Turn, operation: Append, topic: TopicState | None) -> Refused | None:
-    if turn.is_expired(operation.not_after_ms):
-        return Refused("expired", f"the time to append ran out at {operation.not_after_ms}, it is {turn.log_time_ms}")
     if topic is None:
         if not operation.may_create:
             return Refused("topic_not_found", f"there is no topic {operation.topic!r}")

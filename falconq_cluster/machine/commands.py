@@ -47,6 +47,25 @@ class Append(Operation, frozen=True, tag=1):
     """Create a missing topic with the defaults; otherwise refuse with `topic_not_found`."""
 
 
+class Once(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What makes an append happen at most once within the published window."""
+
+    name: str
+    """The idempotency key, or the producer's id. Both are of one topic and of different kinds."""
+    sequence: int = 0
+    """0 with an idempotency key; the producer's sequence counts from 1."""
+
+
+class AppendOnce(Append, frozen=True, tag=7):
+    """The same, unless it was done before within the published window."""
+
+    once: Once
+
+    @classmethod
+    def of(cls, append: Append, once: Once) -> AppendOnce:
+        return cls(**msgspec.structs.asdict(append), once=once)
+
+
 class Pull(Operation, frozen=True, tag=2):
     """Take the next messages for a consumer and move its cursors past them (autoCommit)."""
 
@@ -87,7 +106,7 @@ class SetDisk(Operation, frozen=True, tag=6):
     disk_id: str
 
 
-AnyOperation = Append | Pull | OpenOrigin | Tick | Form | SetDisk
+AnyOperation = Append | AppendOnce | Pull | OpenOrigin | Tick | Form | SetDisk
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -129,6 +148,16 @@ class Appended(msgspec.Struct, frozen=True, tag=True):
     timestamp_ms: int
 
 
+class Duplicate(msgspec.Struct, frozen=True, tag=True):
+    """The append repeats one that was applied before; nothing was changed."""
+
+    topic: str
+    first: Appended | None
+    """What the first one did; None when only a later sequence of the producer is remembered."""
+    first_index: int
+    """Log index at which it was appended; 0 when `first` is None."""
+
+
 class Range(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`count` consecutive offsets of one record batch."""
 
@@ -155,7 +184,7 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     """A command without an answer to a client took effect (or was a repeat)."""
 
 
-Result = Refused | Appended | Pulled | Done
+Result = Refused | Appended | Duplicate | Pulled | Done
 
 _operations_encoder = msgspec.msgpack.Encoder()
 _operations_decoder: msgspec.msgpack.Decoder[list[AnyOperation]] = msgspec.msgpack.Decoder(list[AnyOperation])

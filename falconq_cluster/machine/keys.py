@@ -11,6 +11,7 @@ What lives here: the table of key prefixes, and the functions that build and rea
     13 topic number, consumer number, partition                  cursors of the partition, one per level
     14 topic number, consumer number, attempt number             what a pull's attempt was given
     20 topic number, partition, level, base offset, count, size  record batch
+    60 topic number, 00 and key or 01 and producer               append that is to happen once, and what it did
 
 Rules: numbers are big-endian, so key order is delivery order within a level. A prefix is never reused. Names stand
 only in the keys that give them a number (P12): deleting a name unlinks what it numbered, and a new thing of the same
@@ -32,6 +33,7 @@ CONSUMER = b"\x12"
 CURSOR = b"\x13"
 ATTEMPT = b"\x14"
 BATCH = b"\x20"
+ONCE = b"\x60"
 
 _TOPIC_PART = struct.Struct(">QI")
 _TOPIC_THING = struct.Struct(">QQ")
@@ -102,6 +104,15 @@ def read_attempt_key(key: bytes) -> tuple[int, int, int]:
     """(topic number, consumer number, attempt number)."""
     topic, consumer, number = _ATTEMPT.unpack_from(key, 1)
     return topic, consumer, number
+
+
+def once_key(topic: int, name: str, *, is_producer: bool) -> bytes:
+    return ONCE + topic.to_bytes(8, "big") + bytes((is_producer,)) + name.encode()
+
+
+def read_once_key(key: bytes) -> tuple[int, str, bool]:
+    """(topic number, name, whether it is a producer's)."""
+    return int.from_bytes(key[1:9], "big"), key[10:].decode(), key[9] == 1
 
 
 def level_prefix(topic: int, partition: int, level: int) -> bytes:

@@ -27,6 +27,7 @@ from falconq_cluster.machine.commands import (
     decode_command,
     decode_entry,
 )
+from falconq_cluster.machine.deduping import DROPPED_PER_COMMAND_MAX, drop_over
 from falconq_cluster.machine.events import Event, MembersChanged, OriginOpened
 from falconq_cluster.machine.pulling import pull
 from falconq_cluster.machine.rows import ClusterRow, MetaRow, OriginRow, decode_row, encode_row
@@ -140,6 +141,7 @@ class Machine:
         if not self._is_next(turn, command):
             return self._finish(turn, term, turn.log_time_ms, header, None)
         results = [_apply_operation(turn, operation) for operation in command.operations]
+        drop_over(turn, DROPPED_PER_COMMAND_MAX)
         return self._finish(turn, term, turn.log_time_ms, header, results)
 
     def _is_next(self, turn: Turn, command: Command) -> bool:

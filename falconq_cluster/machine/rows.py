@@ -116,6 +116,25 @@ class AttemptRow(Row, frozen=True):
     """(partition, lowest offset that had not been delivered), in the order of service."""
 
 
+class OnceRow(Row, frozen=True):
+    """An append that is to happen once: what it did, for a repeat of it."""
+
+    number: int
+    """Later appends have larger numbers, so rows are in the order of their ages."""
+    made_ms: int
+    """Log time of the append."""
+    sequence: int
+    """The producer's last sequence; 0 for an idempotency key."""
+    log_index: int
+    digest: bytes
+    """Of what was appended."""
+    partition: int
+    level: int
+    base_offset: int
+    count: int
+    first_id: int
+
+
 RowT = TypeVar("RowT", bound=Row)
 
 

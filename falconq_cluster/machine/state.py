@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.keys import Batch
+from falconq_cluster.machine.once import OnceTable, read_once_table
 from falconq_cluster.machine.rows import (
     AttemptRow,
     ClusterRow,
@@ -46,6 +47,11 @@ class MachineLimits:
     """How long an attempt is remembered, in log time. Published."""
     pull_count_max: int = 1000
     """P12: the ranges of one pull stay small enough for one command."""
+    dedupe_window_ms: int = 300_000
+    """How long a repeat of an append is known as one, in log time, from the first one on. Published."""
+    dedupe_per_topic_max: int = 100_000
+    dedupe_max: int = 300_000
+    """Of all topics: about 150 MB of memory."""
 
 
 @dataclass(slots=True)
@@ -149,6 +155,7 @@ class State:
     cluster: ClusterRow = field(default_factory=lambda: ClusterRow("", {}, 0))
     origins: dict[str, OriginState] = field(default_factory=dict)
     topics: dict[str, TopicState] = field(default_factory=dict)
+    once: OnceTable = field(default_factory=OnceTable)
 
 
 def new_topic(name: str, number: int, created_ms: int, config: TopicConfig) -> TopicState:
@@ -183,7 +190,7 @@ def cursor_row(cursors: list[Cursor]) -> CursorRow:
 
 def read_state(reader: Reader) -> State:
     """The state as the store holds it. Raises: CorruptionError."""
-    state = State()
+    state = State(once=read_once_table(reader))
     cluster = reader.get(keys.CLUSTER)
     if cluster is not None:
         state.cluster = decode_row(cluster, ClusterRow)

@@ -77,6 +77,11 @@ class Views:
         self._machine = machine
         self._reader = reader
 
+    @property
+    def dedupe_count(self) -> int:
+        """Idempotency keys and producers that are remembered, of all topics."""
+        return len(self._machine.state.once)
+
     def topics(self) -> list[str]:
         """All names, sorted."""
         return sorted(self._machine.state.topics)

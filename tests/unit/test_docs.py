@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from falconq_cluster.config import Settings
 from falconq_cluster.errors import ERROR_CODES
-from falconq_cluster.gateway.fields import PublishBody
+from falconq_cluster.gateway.fields import ProducerBody, PublishBody
 from falconq_cluster.gateway.seed import CONSUME_PARAMETERS, PEEK_PARAMETERS
 from falconq_cluster.telemetry import Metrics
 from tests.unit.gateway.rig import running_gateway
@@ -73,6 +73,8 @@ async def test_every_route_is_documented_with_its_methods() -> None:
 
 def test_every_field_and_parameter_is_documented() -> None:
     text = (DOCS / "http.md").read_text()
+    for name in ProducerBody.__struct_encode_fields__:
+        assert f'"{name}"' in text, name
     for name in (*PublishBody.__struct_encode_fields__, *CONSUME_PARAMETERS, *PEEK_PARAMETERS):
         assert f"`{name}`" in text, name
 

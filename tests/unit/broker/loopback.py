@@ -16,8 +16,10 @@ from falconq_cluster.broker.waiters import Outcome, Waiter
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import (
     Append,
+    AppendOnce,
     Command,
     Form,
+    Once,
     Pull,
     decode_command,
     decode_entry,
@@ -323,9 +325,17 @@ class Loopback:
             self.settle()
 
 
-def append(*messages: str, topic: str = "t", level: int = 0, partition: int = 0, may_create: bool = True) -> Append:
+def append(
+    *messages: str,
+    topic: str = "t",
+    level: int = 0,
+    partition: int = 0,
+    may_create: bool = True,
+    once: Once | None = None,
+) -> Append:
     records = b"".join(pack_record(message.encode()) for message in messages)
-    return Append(0, topic, partition, level, len(messages), records, may_create)
+    operation = Append(0, topic, partition, level, len(messages), records, may_create)
+    return operation if once is None else AppendOnce.of(operation, once)
 
 
 def pull(count: int = 10, *, topic: str = "t", consumer: str = "c", partition: int = -1, attempt: str = "") -> Pull:

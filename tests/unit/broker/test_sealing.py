@@ -6,7 +6,7 @@ import pytest
 
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.machine.commands import Append, Appended, decode_command, decode_entry
+from falconq_cluster.machine.commands import Append, Appended, AppendOnce, Once, decode_command, decode_entry
 from tests.unit.broker.loopback import Loopback, Member, append, commands_of, pull, settled, stored
 
 
@@ -53,6 +53,32 @@ def test_messages_of_one_level_keep_their_order_whatever_can_be_merged():
     cluster["n1"].submit(append('"5"'), timeout_ms=5_000)
     cluster.settle()
     assert stored(cluster["n1"]) == [f'"{n}"' for n in range(6)]
+
+
+def test_an_append_that_is_to_happen_once_is_never_merged_and_keeps_its_place():
+    cluster = settled("n1", leader="n1")
+    onces = [None, None, Once("a"), None, Once("b"), Once("p", 1), None]
+    asks = [cluster["n1"].submit(append(f'"{n}"', once=once)) for n, once in enumerate(onces)]
+    cluster.settle()
+    (command,) = commands_of(cluster, "n1")
+    operations = [operation for operation in command.operations if isinstance(operation, Append)]
+    assert [(o.once if isinstance(o, AppendOnce) else None, o.count) for o in operations] == [
+        (None, 2),
+        *((once, 1) for once in onces[2:]),
+    ]
+    assert stored(cluster["n1"]) == [f'"{n}"' for n in range(7)]
+    assert all(isinstance(ask.outcome.result, Appended) for ask in asks)
+
+
+def test_a_command_of_appends_that_happen_once_stays_within_its_keys():
+    cluster = settled("n1", leader="n1")
+    for n in range(300):
+        cluster["n1"].submit(append('"m"', once=Once(f"{n}")))
+    cluster.settle()
+    first, second = commands_of(cluster, "n1")
+    # The batch, the own row, and three that are over.
+    assert len(first.operations) == (BrokerLimits().command_keys_max - 2) // 5
+    assert len(first.operations) + len(second.operations) == 300
 
 
 def test_an_operation_expires_after_its_deadline_and_not_long_after():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
 
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.broker.partitioner import partition_of_key
-from falconq_cluster.broker.requests import ConsumeRequest, PeekRequest, Published, PublishRequest
+from falconq_cluster.broker.requests import ConsumeRequest, PeekRequest, Producer, Published, PublishRequest
 from falconq_cluster.broker.service import BrokerService
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.rows import TopicConfig
@@ -74,8 +75,42 @@ async def test_many_publishes_at_one_moment_get_different_offsets_from_one_comma
     before = len(rig.cluster.committed)
     works = [rig.services["n1"].publish(rig.request(f'"{n}"')) for n in range(100)]
     answers = await rig.run(asyncio.wait_for(asyncio.gather(*works), 5))
-    assert sorted(answer.offset for answer in answers) == list(range(100))
+    assert sorted(answer.offset or 0 for answer in answers) == list(range(100))
     assert len(rig.cluster.committed) - before == 1
+
+
+async def test_a_repeat_with_the_same_key_through_another_node_gets_the_first_answer():
+    rig = Rig("n1", "n2")
+    first = await rig.publish(node="n2", idempotency_key="k", priority="high")
+    again = await rig.publish(node="n1", idempotency_key="k", priority="high")
+    assert again == replace(first, duplicate=True)
+    assert stored(rig.cluster["n1"]) == ['"a"']
+    counts = [node.broker.metrics for node in rig.cluster.nodes.values()]
+    assert [(count.published_count, count.duplicate_count) for count in counts] == [(0, 1), (1, 0)]
+
+
+async def test_a_key_outlives_a_change_of_leader():
+    rig = Rig("n1", "n2")
+    first = await rig.publish(node="n2", idempotency_key="k")
+    rig.cluster.elect("n2")
+    rig.cluster.settle()
+    assert await rig.publish(node="n1", idempotency_key="k") == replace(first, duplicate=True)
+
+
+async def test_the_same_key_with_another_message_is_refused():
+    rig = Rig("n1")
+    await rig.publish(idempotency_key="k")
+    assert await rig.refused(rig.services["n1"].publish(rig.request('"b"', idempotency_key="k"))) == "key_reused"
+
+
+async def test_an_older_sequence_is_a_repeat_without_a_place_and_a_gap_is_refused():
+    rig = Rig("n1")
+    for sequence in (1, 2):
+        assert not (await rig.publish(producer=Producer(id="p", sequence=sequence))).duplicate
+    old = await rig.publish(producer=Producer(id="p", sequence=1))
+    assert (old.duplicate, old.offset, old.partition, old.id) == (True, None, None, None)
+    gap = rig.services["n1"].publish(rig.request(producer=Producer(id="p", sequence=4)))
+    assert await rig.refused(gap) == "sequence_gap"
 
 
 @pytest.mark.parametrize(("priority", "level"), [(None, 0), ("low", 0), ("high", 1), (0, 0), (1, 1)])

@@ -46,6 +46,8 @@ class RecordingService:
         self.hold: Callable[[], Awaitable[None]] | None = None
         self.cancelled_count = 0
         self.messages: list[Message] = [MESSAGE]
+        self.is_duplicate = False
+        self.is_place_forgotten = False
 
     async def _take(self, request: Request) -> None:
         self.requests.append(request)
@@ -60,15 +62,17 @@ class RecordingService:
 
     async def publish(self, request: PublishRequest) -> Published:
         await self._take(request)
+        is_known = not self.is_place_forgotten
         return Published(
             topic=request.topic,
-            partition=request.partition or 0,
-            offset=4,
-            priority="high",
-            level=1,
-            id="9.0",
+            partition=(request.partition or 0) if is_known else None,
+            offset=4 if is_known else None,
+            priority="high" if is_known else None,
+            level=1 if is_known else None,
+            id="9.0" if is_known else None,
             index=9,
-            timestamp_ms=TIME_MS,
+            timestamp_ms=TIME_MS if is_known else None,
+            duplicate=self.is_duplicate,
         )
 
     async def consume(self, request: ConsumeRequest) -> Batch:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from falconq_cluster.broker.requests import ConsumeRequest, PeekRequest, PublishRequest
+from falconq_cluster.broker.requests import ConsumeRequest, PeekRequest, Producer, PublishRequest
 from falconq_cluster.errors import FalconQError
 from tests.unit.gateway.rig import MESSAGE, TIME_MS, Rig, exchange, running_gateway
 
@@ -100,6 +100,54 @@ async def test_all_fields_of_a_publish_reach_the_broker(rig: Rig) -> None:
         assert response.status == 200
     request = published(rig)
     assert (request.topic, request.priority, request.partition_key, request.partition) == ("t.A_-", 0, "ä", 3)
+
+
+async def test_a_key_and_a_producer_reach_the_broker(rig: Rig) -> None:
+    url = f"{rig.url}/topic/t/publish"
+    key = 'a:"b"!~'
+    async with rig.session.post(url, json={"message": 1}, headers={"Idempotency-Key": key}) as response:
+        assert response.status == 200, await response.text()
+        assert "Idempotency-Replayed" not in response.headers
+    async with rig.session.post(url, json={"message": 1, "producer": {"id": "p", "sequence": 7}}) as response:
+        assert response.status == 200, await response.text()
+    async with rig.session.post(url, json={"message": 1, "producer": None}) as response:
+        assert response.status == 200, await response.text()
+    requests = [request for request in rig.service.requests if isinstance(request, PublishRequest)]
+    assert [request.idempotency_key for request in requests] == [key, None, None]
+    assert [request.producer for request in requests] == [None, Producer(id="p", sequence=7), None]
+
+
+async def test_a_repeat_says_so_in_its_body_and_in_a_header(rig: Rig) -> None:
+    rig.service.is_duplicate = True
+    async with rig.session.post(f"{rig.url}/topic/t/publish", json={"message": 1}) as response:
+        assert response.status == 200
+        assert response.headers["Idempotency-Replayed"] == "true"
+        body = await response.json()
+    assert (body["duplicate"], body["offset"], body["id"], body["timestamp"]) == (True, 4, "9.0", TIME)
+
+
+async def test_a_repeat_whose_place_is_not_known_has_null_for_it(rig: Rig) -> None:
+    rig.service.is_duplicate = rig.service.is_place_forgotten = True
+    async with rig.session.post(f"{rig.url}/topic/t/publish", json={"message": 1}) as response:
+        assert response.status == 200
+        body = await response.json()
+    assert {name for name, value in body.items() if value is None} == {
+        "partitionID", "offset", "priority", "id", "level", "timestamp",
+    }  # fmt: skip
+    assert body["duplicate"] is True
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "is_retryable"),
+    [("key_reused", 422, False), ("sequence_gap", 409, False), ("dedupe_full", 429, True)],
+)
+async def test_what_is_refused_about_keys_has_its_status(rig: Rig, code: str, status: int, is_retryable: bool) -> None:
+    rig.service.error = FalconQError(code, "no")
+    async with rig.session.post(f"{rig.url}/topic/t/publish", json={"message": 1}) as response:
+        assert response.status == status
+        assert ("Retry-After" in response.headers) == is_retryable
+        body = await response.json()
+    assert (body["code"], body["retryable"]) == (code, is_retryable)
 
 
 @pytest.mark.parametrize(

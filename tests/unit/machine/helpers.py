@@ -6,7 +6,9 @@ from falconq_cluster.machine.commands import (
     AnyOperation,
     Append,
     Appended,
+    AppendOnce,
     Command,
+    Once,
     OpenOrigin,
     Pull,
     Pulled,
@@ -98,9 +100,11 @@ def append(
     topic: str = "t",
     may_create: bool = True,
     not_after_ms: int = 0,
+    once: Once | None = None,
 ) -> Append:
     records = b"".join(pack_record(message.encode()) for message in messages)
-    return Append(not_after_ms, topic, partition, level, len(messages), records, may_create)
+    operation = Append(not_after_ms, topic, partition, level, len(messages), records, may_create)
+    return operation if once is None else AppendOnce.of(operation, once)
 
 
 def pull(

@@ -8,9 +8,11 @@ from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys, rows
 from falconq_cluster.machine.commands import (
     Append,
+    AppendOnce,
     Command,
     Form,
     Header,
+    Once,
     OpenOrigin,
     Pull,
     Range,
@@ -34,12 +36,14 @@ EVERYTHING = Command(
         Tick(),
         Form("cid", {"n1": "d1"}),
         SetDisk("n2", "d2"),
+        AppendOnce(1000, "t", 1, 2, 1, b"\x01\x02", may_create=True, once=Once("k", 3)),
     ],
 )
 
 COMMAND = (
-    "010200050000000000000006000000000000006e31969801cd03e8a174010201c4020102c39802cd03e9"
+    "010200050000000000000006000000000000006e31979801cd03e8a174010201c4020102c39802cd03e9"
     "a174a163ff0acd1000a1619303a26e31c401aa91049305a363696481a26e31a264319306a26e32a26432"
+    "9907cd03e8a174010201c4020102c392a16b03"
 )
 
 
@@ -69,6 +73,8 @@ KEYS = [
         keys.batch_key(keys.level_prefix(258, 3, 1), 7, 2, 300),
         "20000000000000010200000003010000000000000007000000020000012c",
     ),
+    (keys.once_key(258, "k", is_producer=False), "600000000000000102006b"),
+    (keys.once_key(258, "p", is_producer=True), "6000000000000001020170"),
 ]
 
 
@@ -92,6 +98,7 @@ ROWS = [
     (rows.PartitionRow(1, 9, [rows.LevelCounts(5, 500), rows.LevelCounts(3, 300)]), "01930109929205cd01f49203cd012c"),
     (rows.ConsumerRow(772, 1000, -1), "0193cd0304cd03e8ff"),
     (rows.CursorRow([rows.CursorPosition(4, 6, 5), rows.CursorPosition(0, 0, 0)]), "0191929304060593000000"),
+    (rows.OnceRow(9, 1000, 3, 7, b"\xaa", 1, 2, 4, 1, 0), "019a09cd03e80307c401aa0102040100"),
     (rows.AttemptRow("a", 1000, [Range(0, 1, 4, 6, 2)], [(0, 6)]), "0194a161cd03e89195000104060291920006"),
 ]
 

@@ -8,12 +8,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from falconq_cluster.machine.commands import AnyOperation, Appended, Pulled, Refused, Result
+from falconq_cluster.machine.commands import AnyOperation, Appended, Duplicate, Once, Pulled, Refused, Result
 from falconq_cluster.machine.rows import TopicConfig
 from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import Node, append, pull
 
-LIMITS = MachineLimits(attempts_per_consumer_max=3, attempt_ms=1000, pull_count_max=6)
+LIMITS = MachineLimits(
+    attempts_per_consumer_max=3, attempt_ms=1000, pull_count_max=6, dedupe_window_ms=1000, dedupe_per_topic_max=4
+)
 PARTITIONS, LEVELS = 2, 3
 
 
@@ -32,10 +34,37 @@ class ModelConsumer:
     attempts: list[tuple[str, int, list[Message]]] = field(default_factory=list)
 
 
+@dataclass
+class ModelOnce:
+    made_ms: int
+    sequence: int
+    message: Message
+
+
 class Model:
     def __init__(self) -> None:
         self.partitions: list[list[Message]] = [[] for _ in range(PARTITIONS)]
         self.consumers: dict[str, ModelConsumer] = {}
+        self.once: dict[tuple[str, bool], ModelOnce] = {}
+
+    def publish_once(self, once: Once, partition: int, level: int, text: str, now_ms: int) -> str | Message | None:
+        """A code, the message that the answer names, or None for a repeat of which only a later one is known."""
+        self.once = {name: known for name, known in self.once.items() if now_ms - known.made_ms < 1000}
+        name = (once.name, once.sequence > 0)
+        known = self.once.get(name)
+        last = 0 if known is None else known.sequence
+        if known is not None and once.sequence < last:
+            return None
+        if known is not None and once.sequence == last:
+            same = (known.message.level, known.message.text) == (level, text)
+            return known.message if same else "key_reused"
+        if once.sequence > last + 1:
+            return "sequence_gap"
+        if known is None and len(self.once) >= LIMITS.dedupe_per_topic_max:
+            return "dedupe_full"
+        message = Message(partition, level, self.publish(partition, level, [text]), text)
+        self.once[name] = ModelOnce(now_ms, once.sequence, message)
+        return message
 
     def publish(self, partition: int, level: int, texts: list[str]) -> int:
         messages = self.partitions[partition]
@@ -113,6 +142,29 @@ class MachineAndModel(RuleBasedStateMachine):
         (result,) = self.send(append(*texts, partition=partition, level=level))
         assert isinstance(result, Appended)
         assert result.base_offset == self.model.publish(partition, level, texts)
+
+    @rule(
+        partition=partition,
+        level=level,
+        name=st.sampled_from("abcdef"),
+        sequence=st.integers(0, 4),
+        text=st.sampled_from(["one", "one", "one", "two"]),
+    )
+    def publish_once(self, partition: int, level: int, name: str, sequence: int, text: str) -> None:
+        once = Once(name, sequence)
+        expected = self.model.publish_once(once, partition, level % 2, text, self.node.now_ms)
+        (result,) = self.send(append(text, partition=partition, level=level % 2, once=once))
+        if isinstance(result, Refused):
+            assert result.code == expected
+            return
+        told = result.first if isinstance(result, Duplicate) else result
+        if expected is None:
+            assert told is None
+            return
+        assert isinstance(told, Appended)
+        assert isinstance(expected, Message)
+        place = (told.partition, told.level, told.base_offset)
+        assert place == (expected.partition, expected.level, expected.offset)
 
     @rule(
         consumer=consumer,

@@ -1,0 +1,147 @@
+"""Appends that happen once, however often and through whichever nodes they come.
+
+What lives here: the judgement of an append with an idempotency key or a producer's sequence, and what is remembered.
+Rules: within the window a repeat gets what the first append did and changes nothing; after it, the key is as new. What
+is appended under a known key or sequence must be the same bytes on the same level; the partition is the first one's. A
+producer's sequences are 1, 2, 3 …, so nothing that was never appended is taken for a repeat. A row is dropped only when
+it is over: a full table refuses (PROTOCOL.md P15). Dropping is bounded for each operation and each command (P12).
+Must not know: what is in a record.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from falconq_cluster.machine import keys
+from falconq_cluster.machine.commands import Append, Appended, AppendOnce, Duplicate, Once, Refused
+from falconq_cluster.machine.once import Name
+from falconq_cluster.machine.rows import OnceRow
+from falconq_cluster.machine.state import TopicState
+from falconq_cluster.machine.turn import Turn
+
+ONCE_NAME_LENGTH_MAX = 256
+KEYS_PER_APPEND_MAX = 4
+"""Keys that an append writes beside its records: its own row, and rows that are over."""
+DROPPED_PER_COMMAND_MAX = 8
+"""Rows that are over and go with any command, so that memory comes back when nobody uses keys any more."""
+
+_DIGEST_BYTES = 16
+_DROPPED_PER_APPEND = 2
+"""Of all topics, beside one of its own: more than an append adds."""
+
+
+def first_result(turn: Turn, operation: Append, topic: TopicState | None) -> Duplicate | Refused | None:
+    """What the append is answered with instead of being done; None when it is new, and there is room to remember it."""
+    if not isinstance(operation, AppendOnce):
+        return None
+    once = operation.once
+    if not 1 <= len(once.name) <= ONCE_NAME_LENGTH_MAX or once.sequence < 0:
+        return Refused(
+            "bad_request",
+            f"a key or producer id has 1 to {ONCE_NAME_LENGTH_MAX} characters, and no sequence is below 0",
+        )
+    number = -1 if topic is None else topic.number
+    row = turn.state.once.get(number, _name(once))
+    if row is not None and _is_over(turn, row):
+        row = None
+    if row is not None and once.sequence <= row.sequence:
+        return _repeated(operation, once, row)
+    if once.sequence and once.sequence != 1 + (0 if row is None else row.sequence):
+        return _gap(turn, once, row)
+    return None if row is not None else _room(turn, operation.topic, number)
+
+
+def remember(turn: Turn, operation: Append, topic: TopicState, appended: Appended) -> None:
+    """Keep what the append did, for its repeats."""
+    if not isinstance(operation, AppendOnce):
+        return
+    once = operation.once
+    row = OnceRow(
+        number=turn.next_number(),
+        made_ms=turn.log_time_ms,
+        sequence=once.sequence,
+        log_index=turn.index,
+        digest=_digest(operation),
+        partition=appended.partition,
+        level=appended.level,
+        base_offset=appended.base_offset,
+        count=appended.count,
+        first_id=appended.first_id,
+    )
+    name = _name(once)
+    turn.state.once.add(topic.number, name, row)
+    turn.put(keys.once_key(topic.number, once.name, is_producer=name[1]), row)
+
+
+def drop_over(turn: Turn, count: int) -> None:
+    """Forget up to so many of the oldest rows whose window has passed."""
+    for _ in range(count):
+        oldest = turn.state.once.oldest()
+        if oldest is None or not _is_over(turn, oldest[2]):
+            return
+        _drop(turn, oldest[0], oldest[1])
+
+
+def _name(once: Once) -> Name:
+    return once.name, once.sequence > 0
+
+
+def _is_over(turn: Turn, row: OnceRow) -> bool:
+    return turn.log_time_ms - row.made_ms >= turn.limits.dedupe_window_ms
+
+
+def _digest(operation: Append) -> bytes:
+    state = blake2b(operation.level.to_bytes(8, "little", signed=True), digest_size=_DIGEST_BYTES)
+    state.update(operation.records)
+    return state.digest()
+
+
+def _repeated(operation: Append, once: Once, row: OnceRow) -> Duplicate | Refused:
+    if once.sequence < row.sequence:
+        return Duplicate(operation.topic, None, 0)
+    if row.digest != _digest(operation):
+        what = f"sequence {once.sequence} of producer" if once.sequence else "idempotency key"
+        return Refused(
+            "key_reused",
+            f"{what} {once.name!r} was used for another message, at offset {row.base_offset} of partition "
+            f"{row.partition}; give each message its own",
+        )
+    first = Appended(
+        topic=operation.topic,
+        partition=row.partition,
+        level=row.level,
+        base_offset=row.base_offset,
+        count=row.count,
+        first_id=row.first_id,
+        timestamp_ms=row.made_ms,
+    )
+    return Duplicate(operation.topic, first, row.log_index)
+
+
+def _gap(turn: Turn, once: Once, row: OnceRow | None) -> Refused:
+    if row is None:
+        known = f"producer {once.name!r} is new, or has appended nothing for {turn.limits.dedupe_window_ms} ms"
+    else:
+        known = f"the last sequence of producer {once.name!r} is {row.sequence}"
+    expected = 1 if row is None else row.sequence + 1
+    return Refused("sequence_gap", f"{known}: its next sequence is {expected}, not {once.sequence}")
+
+
+def _room(turn: Turn, topic_name: str, topic: int) -> Refused | None:
+    table, limits = turn.state.once, turn.limits
+    oldest = table.oldest_of(topic)
+    if oldest is not None and _is_over(turn, oldest[2]):
+        _drop(turn, topic, oldest[1])
+    drop_over(turn, _DROPPED_PER_APPEND)
+    if table.count(topic) < limits.dedupe_per_topic_max and len(table) < limits.dedupe_max:
+        return None
+    return Refused(
+        "dedupe_full",
+        f"{table.count(topic)} keys of topic {topic_name!r} and {len(table)} in all are remembered, at most "
+        f"{limits.dedupe_per_topic_max} and {limits.dedupe_max}; each is for {limits.dedupe_window_ms} ms",
+    )
+
+
+def _drop(turn: Turn, topic: int, name: Name) -> None:
+    turn.state.once.drop(topic, name)
+    turn.delete(keys.once_key(topic, name[0], is_producer=name[1]))
