@@ -17,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 from falconq_cluster.broker.intake import Intake
+from falconq_cluster.machine import appending
 from falconq_cluster.machine.machine import Machine
 from falconq_cluster.raft import guards
 from falconq_cluster.raft import journal as journal_module
@@ -256,6 +257,10 @@ def _applies_repeats() -> Patches:
     return [(Machine, "_is_next", opened), (Intake, "offer", accept)]
 
 
+def _knows_no_repeats() -> Patches:
+    return [(appending, "first_result", lambda turn, operation, topic: None)]
+
+
 ABLATIONS: dict[str, Ablation] = {
     "S1": Ablation(
         "a commit index counts for a tail that was not compared, also with an offer", _believes_its_tail, 60
@@ -287,6 +292,7 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "P6": Ablation("a leader ignores a member that is at a higher term", _ignores_higher_terms, 100),
     "P7": Ablation("a disk that stalled once is suspect for ever", _suspects_for_ever, 0, "all_disks_hang_once"),
+    "once": Ablation("a repeat of an append is not known as one", _knows_no_repeats, 20),
     "P11": Ablation(
         "a leader's log time may be behind stamps in its own log",
         _leaves_log_time_behind,

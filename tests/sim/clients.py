@@ -12,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from msgspec.structs import replace
+
 from falconq_cluster.broker.waiters import Outcome
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.machine.commands import Append, Appended, Pull, Pulled, Refused
+from falconq_cluster.machine.commands import Append, Appended, AppendOnce, Duplicate, Once, Pull, Pulled, Refused
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.views import DeliveredMessage
 from tests.sim.cluster import Host, SimCluster
@@ -24,6 +26,9 @@ from tests.sim.world import US_PER_MS, Violation
 TOPICS = ("orders", "jobs")
 GIVE_UP_US = 500 * US_PER_MS
 """A client waits so much longer than its deadline for a sign of life."""
+
+GIVES_UP, REPEATS_IN_VAIN, SENDS_TWICE = 0.03, 0.15, 0.15
+"""How often a publisher that repeats leaves a message, repeats what was answered, and asks two nodes at once."""
 
 OPEN, DONE, REFUSED, UNKNOWN = "open", "done", "refused", "unknown"
 Acknowledged = Callable[[bytes, int, str], None]
@@ -38,8 +43,10 @@ class Asked:
     operation: Append | Pull
     node: str
     state: str = OPEN
-    result: Appended | Pulled | None = None
+    result: Appended | Duplicate | Pulled | None = None
     index: int = 0
+    code: str = ""
+    """Why the machine refused it."""
     messages: list[DeliveredMessage] = field(default_factory=list)
     """What a pull delivered."""
 
@@ -73,6 +80,8 @@ class Clients:
         """Begin to ask."""
         for number in range(self._cluster.profile.publishers):
             self._soon(lambda: self._publish_again(self._any_host()), 10 * (number + 1))
+        for number in range(self._cluster.profile.once_publishers):
+            self._soon(partial(self._publish_once, f"p{number}", 0 if number % 2 else 1), 10 * (number + 1))
         for number in range(self._cluster.profile.consumers):
             self._soon(partial(self._consume_again, f"c{number}"), 10 * (number + 1))
 
@@ -125,8 +134,9 @@ class Clients:
         if isinstance(result, FalconQError):
             return UNKNOWN if result.code.status == 504 else REFUSED
         if isinstance(result, Refused):
+            asked.code = result.code
             return REFUSED
-        if not isinstance(result, Appended | Pulled):
+        if not isinstance(result, Appended | Duplicate | Pulled):
             raise Violation(f"{_name(asked)} is answered with {result}")
         asked.result, asked.index = result, outcome.index
         if isinstance(result, Pulled):
@@ -153,10 +163,13 @@ class Clients:
 
     def publish(self, host: Host, then: Callable[[Asked], None], *, deadline_ms: int | None = None) -> None:
         """Publish one message through the node."""
-        random = self._world.random
         token = self.ledger.next_token("m")
+        self.ask(host, self._append(token), token, deadline_ms or self._deadline_ms(), then)
+
+    def _append(self, token: bytes) -> Append:
+        random = self._world.random
         filler = b"x" * random.randrange(self._cluster.profile.message_bytes_max)
-        operation = Append(
+        return Append(
             not_after_ms=0,
             topic=random.choice(TOPICS),
             partition=0,
@@ -165,7 +178,41 @@ class Clients:
             records=pack_record(b'"' + token + filler + b'"'),
             may_create=True,
         )
-        self.ask(host, operation, token, deadline_ms or self._deadline_ms(), then)
+
+    # Publishers that repeat until they know.
+
+    def _publish_once(self, name: str, sequence: int) -> None:
+        """Begin a message: with a key of its own (sequence 0), or as the next one of a producer."""
+        if self._is_over:
+            return
+        token = self.ledger.next_token("m")
+        once = Once(name if sequence else token.decode(), sequence)
+        operation = self._append(token)
+        if sequence:
+            # A producer counts in one topic.
+            operation = replace(operation, topic=TOPICS[0])
+        self._try_once(name, token, AppendOnce.of(operation, once))
+
+    def _try_once(self, name: str, token: bytes, operation: AppendOnce) -> None:
+        if self._is_over:
+            return
+        sequence = operation.once.sequence
+
+        def then(asked: Asked) -> None:
+            if asked.code in ("key_reused", "dedupe_full"):
+                raise Violation(f"{_name(asked)} with {operation.once} is refused as {asked.code}")
+            pause_ms = self._cluster.profile.publish_interval_ms
+            if asked.code == "sequence_gap" or self._world.chance(GIVES_UP):
+                # A producer that leaves a sequence out goes on under another name.
+                self._soon(lambda: self._publish_once(f"{name}+", min(sequence, 1)), pause_ms)
+            elif asked.state != DONE or self._world.chance(REPEATS_IN_VAIN):
+                self._soon(lambda: self._try_once(name, token, operation), pause_ms)
+            else:
+                self._soon(lambda: self._publish_once(name, sequence + 1 if sequence else 0), pause_ms)
+
+        if self._world.chance(SENDS_TWICE):
+            self.ask(self._any_host(), operation, token, self._deadline_ms(), _ignore)
+        self.ask(self._any_host(), operation, token, self._deadline_ms(), then)
 
     # Consumers.
 
@@ -212,6 +259,10 @@ class Clients:
 def _check_refusal(error: FalconQError) -> None:
     if error.code.status == 504:
         raise Violation(f"a refusal at the door leaves the outcome open: {error.message}")
+
+
+def _ignore(_asked: Asked) -> None:
+    return
 
 
 def _name(asked: Asked) -> str:

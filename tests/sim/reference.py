@@ -10,16 +10,29 @@ Must not know: how the log came to be.
 
 from __future__ import annotations
 
-from falconq_cluster.machine.commands import Append, Appended, CommandError, Pulled, decode_command, decode_entry
+from itertools import chain
+
+from falconq_cluster.machine.commands import (
+    Append,
+    Appended,
+    CommandError,
+    Duplicate,
+    Pulled,
+    decode_command,
+    decode_entry,
+)
 from falconq_cluster.machine.machine import Machine
 from falconq_cluster.machine.views import DeliveredMessage, Views
 from falconq_cluster.storage.memory import MemoryStore
 from tests.sim.clients import DONE, REFUSED, TOPICS, Ledger
 from tests.sim.disk import TOKEN
 from tests.sim.invariants import Committed
+from tests.sim.once_model import OnceModel
 from tests.sim.world import Violation
 
 MESSAGES_MAX = 1_000_000
+Place = tuple[str, DeliveredMessage]
+"""(topic, message)."""
 
 
 class Reference:
@@ -30,6 +43,7 @@ class Reference:
         self.machine = Machine.load(self.store)
         self._pulls: dict[int, list[tuple[Pulled, list[DeliveredMessage]]]] = {}
         """Log index -> what its pulls delivered."""
+        self._once = OnceModel()
         self._sequences: set[tuple[str, int, int]] = set()
         for number, (entry, term) in enumerate(zip(committed.entries, committed.terms, strict=True)):
             self._apply(number + 1, term, entry)
@@ -44,14 +58,16 @@ class Reference:
             if key in self._sequences:
                 raise Violation(f"command {key} took effect twice, at last at entry {index}")
             self._sequences.add(key)
+        if applied.results:
+            self._once.applied(applied, decode_command(decode_entry(entry)[1]).operations)
         views = Views(self.machine, self.store)
         for result in applied.results:
             if isinstance(result, Pulled):
                 self._pulls.setdefault(index, []).append((result, views.read_ranges(result.topic, result.ranges)))
 
-    def _read_messages(self) -> dict[bytes, tuple[str, DeliveredMessage]]:
-        """token -> (topic, message) of all that is stored; offsets are dense and no token is there twice."""
-        found: dict[bytes, tuple[str, DeliveredMessage]] = {}
+    def _read_messages(self) -> dict[bytes, list[Place]]:
+        """token -> where it is stored: once, or as often as its window was over; offsets are dense."""
+        found: dict[bytes, list[Place]] = {}
         views = Views(self.machine, self.store)
         for topic in TOPICS:
             messages = views.peek(topic, partition=None, offset=0, count=MESSAGES_MAX, bytes_max=1 << 40)
@@ -59,9 +75,10 @@ class Reference:
                 if message.offset != offset:
                     raise Violation(f"{topic} has offset {message.offset} where {offset} is due")
                 token = _token(message)
-                if token in found:
-                    raise Violation(f"{token.decode()} is stored twice: {found[token]} and {topic} {message}")
-                found[token] = (topic, message)
+                places = found.setdefault(token, [])
+                if places and not self._once.may_be_again(token, places[-1][1].timestamp_ms, message.timestamp_ms):
+                    raise Violation(f"{token.decode()} is stored twice: {places[-1]} and {topic} {message}")
+                places.append((topic, message))
         return found
 
     # Comparing.
@@ -77,13 +94,21 @@ class Reference:
     def check_ledger(self, ledger: Ledger, committed: Committed) -> None:
         """Every answer that a client got is true."""
         present = _tokens_with_effect(committed)
+        # A message that was sent several times may be stored by any of its tries.
+        tried_again = {asked.token for asked in ledger.asked if asked.state != REFUSED}
         for asked in ledger.asked:
-            if asked.state == REFUSED and asked.token in self.messages and isinstance(asked.operation, Append):
+            if asked.state == REFUSED and asked.token in self.messages.keys() - tried_again:
                 raise Violation(f"{asked.token.decode()} was refused by {asked.node}, and is stored")
             if asked.state != DONE:
                 continue
             if isinstance(asked.result, Appended):
                 self._check_appended(asked.token, asked.result, asked.index)
+            elif isinstance(asked.result, Duplicate):
+                first = asked.result.first
+                if first is not None:
+                    self._check_appended(asked.token, first, asked.result.first_index)
+                elif asked.token not in self.messages:
+                    raise Violation(f"{asked.token.decode()} is called a repeat by {asked.node}, and is not stored")
             elif isinstance(asked.result, Pulled):
                 known = self._pulls.get(asked.index, [])
                 if not any(result == asked.result and messages == asked.messages for result, messages in known):
@@ -97,10 +122,13 @@ class Reference:
     def _check_appended(self, token: bytes, result: Appended, index: int) -> None:
         if token not in self.messages:
             raise Violation(f"{token.decode()} was acknowledged at entry {index} and is missing")
-        topic, message = self.messages[token]
         offsets = range(result.base_offset, result.base_offset + result.count)
-        if topic != result.topic or message.level != result.level or message.offset not in offsets:
-            raise Violation(f"{token.decode()} was acknowledged as {result}, and is {topic} {message}")
+        if not any(
+            (topic, message.level, message.id.partition(".")[0]) == (result.topic, result.level, str(index))
+            and message.offset in offsets
+            for topic, message in self.messages[token]
+        ):
+            raise Violation(f"{token.decode()} was acknowledged as {result} of {index}, and is {self.messages[token]}")
 
     def check_deliveries(self) -> None:
         """Each consumer got each message at most once, and nothing was passed over."""
@@ -117,7 +145,7 @@ class Reference:
         for (topic, consumer), messages in given.items():
             for level in (0, 1):
                 offsets = [message.offset for message in messages if message.level == level]
-                stored = [m.offset for t, m in self.messages.values() if t == topic and m.level == level]
+                stored = [m.offset for t, m in chain(*self.messages.values()) if t == topic and m.level == level]
                 if offsets != sorted(stored)[: len(offsets)]:
                     raise Violation(
                         f"{consumer} got level {level} of {topic} as {offsets}, stored are {sorted(stored)}"

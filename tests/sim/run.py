@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests.sim.clients import DONE, REFUSED, UNKNOWN, Asked, Clients
 from tests.sim.cluster import Host, SimCluster
@@ -64,7 +64,12 @@ class Run:
 
     def __init__(self, seed: int, node_count: int, profile: Profile | None = None) -> None:
         self.world = World(f"{seed}/{node_count}")
-        self.profile = draw_profile(self.world.random, node_count=node_count) if profile is None else profile
+        if profile is None:
+            profile = draw_profile(self.world.random, node_count=node_count)
+            # Every fifth seed, without a draw: the others play as they did before there were such publishers, so
+            # that what they found stays found.
+            profile = replace(profile, once_publishers=1 + seed // 5 % 4 if seed % 5 == 3 else 0)
+        self.profile = profile
         self.invariants = Invariants(self.world)
         self.cluster = SimCluster(self.world, self.profile, build_node)
         self.cluster.on_start = self.invariants.started

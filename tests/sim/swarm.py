@@ -67,6 +67,8 @@ class Profile:
     segment_bytes: int
     snapshot_chunk_bytes: int
     is_wall_skewed: bool
+    once_publishers: int = 0
+    """Publishers that repeat until they know, by key and by sequence in turn."""
 
     def make_link(self, random: Random) -> Link:
         """A link of this profile; no two are alike."""
