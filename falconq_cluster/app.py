@@ -167,6 +167,7 @@ class _Process:
                 expiry_allowance_ms=settings.expiry_allowance_ms,
                 resend_ms=settings.resend_ms,
                 open_retry_ms=settings.open_retry_ms,
+                trim_interval_ms=settings.trim_interval_ms,
                 no_leader_wait_ms=settings.no_leader_wait_ms,
                 auto_create=settings.auto_create,
             ),

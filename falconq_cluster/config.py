@@ -199,6 +199,9 @@ class Settings(BaseSettings):
     open_retry_ms: int = Field(
         500, ge=50, description="A node's opening that is not applied after so long is proposed again."
     )
+    trim_interval_ms: int = Field(
+        20, ge=1, description="Least time between two commands that trim 500 keys of deleted topics."
+    )
     no_leader_wait_ms: int = Field(5000, ge=0, description="How long a write waits for a leader before 503.")
 
     # Gateway.

@@ -30,6 +30,7 @@ from falconq_cluster.raft.offline import FLOOR_FILE, RESTORE_FILE
 from falconq_cluster.raft.replica import Replica
 from falconq_cluster.raft.seams import DiskWorker, Network, PeerEvents
 from falconq_cluster.raft.view import NodeView
+from falconq_cluster.reclaiming import Reclaiming
 from falconq_cluster.storage.files import FileSystem
 from falconq_cluster.storage.store import Reader, Store
 
@@ -62,7 +63,7 @@ class NodeParts:
     disk: DiskWorker
     """For syncs of the journal; nothing else may wait in it."""
     background: DiskWorker
-    """For flushes and removals, which may take long."""
+    """For flushes, compactions and removals, which may take long."""
     open_store: Callable[[str], Store]
     chance: random.Random
     """For timeouts and ids; a process seeds it from the system."""
@@ -109,6 +110,8 @@ class Node:
             random_bytes=parts.chance.randbytes,
         )
         self.driver.upcalls = self.broker
+        self._reclaiming = Reclaiming(lambda: self.store, parts.background, parts.on_fatal)
+        self.broker.listen(self._reclaiming.applied)
 
     def _make_core(self, disk_id: str) -> Core:
         settings, parts, times = self.settings, self._parts, self.settings.times
@@ -175,6 +178,7 @@ class Node:
         """Take no further part and make the store durable; blocks for a flush."""
         self.raft.is_stopping = True
         self.broker.stop()
+        self._reclaiming.stop()
         self.driver.stop()
         self.replica.close()
 

@@ -16,11 +16,12 @@ from falconq_cluster.broker.intake import Intake
 from falconq_cluster.broker.limits import BrokerLimits, BrokerMetrics
 from falconq_cluster.broker.opening import Opening, is_opening_of
 from falconq_cluster.broker.outbox import Outbox
+from falconq_cluster.broker.trimming import Trimming
 from falconq_cluster.broker.waiters import Outcome, Waiter
 from falconq_cluster.clock import Clock, Timer
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.machine.commands import Append, CommandError, Header, Pull, read_header
-from falconq_cluster.machine.events import Event, OriginOpened
+from falconq_cluster.machine.commands import ClientOperation, CommandError, Header, Pull, read_header
+from falconq_cluster.machine.events import Event, OriginOpened, TopicDeleted, Trimmed
 from falconq_cluster.machine.machine import Applied, Machine
 from falconq_cluster.machine.views import Views
 from falconq_cluster.raft.frames import Expected, Forward, Frame, FreshIndex, FreshIndexQuery, Propose
@@ -55,6 +56,7 @@ class Broker:
         self.freshness = Freshness(raft=raft, clock=clock, limits=limits, metrics=self.metrics, waits=self.index_waits)
         self._intake = Intake(lambda: self._state()[0], self.metrics)
         self._opening = Opening(raft=raft, intake=self._intake, clock=clock, limits=limits, random_bytes=random_bytes)
+        self._trimming = Trimming(raft=raft, state=lambda: self._state()[0].state, clock=clock, limits=limits)
         self._listeners: list[EventListener] = []
         self._is_running = False
         self._is_turn_due = False
@@ -112,11 +114,12 @@ class Broker:
                 timer.cancel()
         self._resend_timer = self._leaderless_timer = None
         self._opening.stop()
+        self._trimming.stop()
         self.freshness.stop()
         self.index_waits.stop()
         self.outbox.stop()
 
-    def submit(self, operation: Append | Pull, *, deadline_ms: int, done: Callable[[Outcome], None]) -> Waiter:
+    def submit(self, operation: ClientOperation, *, deadline_ms: int, done: Callable[[Outcome], None]) -> Waiter:
         """Propose the operation (its `not_after_ms` is set here); `done` is called once, never within this call.
 
         Raises: FalconQError (not_ready, no_leader, overloaded, body_too_large): it was not taken.
@@ -195,7 +198,7 @@ class Broker:
         taken = self._intake.take(bytes_max)
         if self._intake.queue_count:
             self._raft.request_step()
-        return taken
+        return [*taken, *self._trimming.take()]
 
     def applied(self, applied: Applied) -> None:
         """Give outcomes, then wake those who wait for what the entry changed."""
@@ -205,11 +208,16 @@ class Broker:
         for event in applied.events:
             if isinstance(event, OriginOpened):
                 self._origin_opened(event)
+            elif isinstance(event, Trimmed):
+                self._trimming.applied()
+            elif isinstance(event, TopicDeleted):
+                self._trimming.consider()
         if header is None:
             self._observe_leadership()
             # The leader of this no-op answers by now; what came to it earlier was dropped.
             self._opening.propose()
             self.freshness.leadership_changed()
+            self._trimming.consider()
         elif header.origin == self._raft.node_id and header.epoch == self.outbox.epoch and not applied.is_repeat:
             self.outbox.applied(header.sequence, applied.index, applied.results)
             if self.outbox.waiting_count:

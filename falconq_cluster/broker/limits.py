@@ -49,6 +49,8 @@ class BrokerLimits:
     """Outstanding commands without progress for so long are sent again; then after twice as long, up to 8 times."""
     open_retry_ms: int = 500
     """An origin's opening that is not applied after so long is proposed again."""
+    trim_interval_ms: int = 20
+    """The least time between two commands that trim deleted topics: clients come first."""
     auto_create: bool = True
     """Publishing creates a missing topic."""
 

@@ -24,10 +24,13 @@ from falconq_cluster.machine.commands import (
     Append,
     Appended,
     AppendOnce,
+    ClientOperation,
     Command,
+    DeleteTopic,
     Duplicate,
-    Pull,
     Result,
+    SetTopic,
+    TopicOperation,
     encode_command,
 )
 from falconq_cluster.raft.seams import RaftView
@@ -88,7 +91,7 @@ class Outbox:
         return self._outstanding[0].sequence if self._outstanding else self._next_sequence
 
     def submit(
-        self, operation: Append | Pull, *, deadline_ms: int, done: Callable[[Outcome], None], partitions: int = 1
+        self, operation: ClientOperation, *, deadline_ms: int, done: Callable[[Outcome], None], partitions: int = 1
     ) -> Waiter:
         """Queue the operation, which touches at most so many partitions.
 
@@ -173,13 +176,19 @@ class Outbox:
         self._metrics.observe_messages_per_command(sum(len(operation.waiters) for operation in operations))
 
     def _take(self) -> list[Waiter]:
-        """What waits longest, as much as fits one command; at least one."""
+        """What waits longest, as much as fits one command; at least one.
+
+        A change of a topic goes alone: what a pull beside it delivered is read when the whole command is applied (P13).
+        """
         limits = self._limits
         taken: list[Waiter] = []
         keys = KeyCount()
         size = 0
         while self._waiting and len(taken) < limits.command_operations_max:
             waiter = next(iter(self._waiting))
+            is_alone = isinstance(waiter.operation, TopicOperation)
+            if taken and is_alone:
+                break
             size += waiter.size_bytes
             keys.add(waiter.operation, waiter.partitions)
             if taken and (size > limits.command_bytes_max or keys.count > limits.command_keys_max):
@@ -188,6 +197,8 @@ class Outbox:
             self._waiting_bytes -= waiter.size_bytes
             waiter.is_sequenced = True
             taken.append(waiter)
+            if is_alone:
+                break
         return taken
 
     def unsent(self) -> Iterator[tuple[int, bytes]]:
@@ -289,11 +300,14 @@ def _unknown(why: str) -> FalconQError:
     return FalconQError("unknown_outcome", message)
 
 
-def _size(operation: Append | Pull) -> int:
+def _size(operation: ClientOperation) -> int:
     """At most about the bytes of the operation, and of what it writes."""
     if isinstance(operation, Append):
         named = len(operation.once.name) + _ONCE_BYTES if isinstance(operation, AppendOnce) else 0
         return len(operation.records) + len(operation.topic) + 48 + named
+    if isinstance(operation, SetTopic | DeleteTopic):
+        levels = operation.levels or () if isinstance(operation, SetTopic) else ()
+        return len(operation.topic) + 64 + sum(len(level) + 8 for level in levels)
     remembered = operation.count_max * _RANGE_BYTES if operation.attempt else 0
     return len(operation.topic) + len(operation.consumer) + len(operation.attempt) + 64 + remembered
 

@@ -22,7 +22,7 @@ from falconq_cluster.broker.requests import Batch, ConsumeRequest
 from falconq_cluster.broker.waiters import Outcome, Waiter
 from falconq_cluster.errors import CorruptionError, FalconQError
 from falconq_cluster.machine.commands import NO_DEADLINE, Pull, Pulled, Refused
-from falconq_cluster.machine.events import Event, LevelGrew
+from falconq_cluster.machine.events import Event, LevelGrew, TopicDeleted
 from falconq_cluster.machine.records import RecordError
 
 ALL_PARTITIONS = -1
@@ -238,10 +238,20 @@ class Pulls:
     def _applied(self, events: Sequence[Event]) -> None:
         if not self._by_topic:
             return
+        for event in events:
+            if isinstance(event, TopicDeleted):
+                self._topic_deleted(event.topic)
         grown = {event.topic: None for event in events if isinstance(event, LevelGrew)}
         for topic in grown if events else list(self._by_topic):
             for consumer in list(self._by_topic.get(topic, ())):
                 self._wake(consumer)
+
+    def _topic_deleted(self, topic: str) -> None:
+        """Answer who waits for messages of the topic: if one has its name again, it is another one."""
+        for consumer in list(self._by_topic.get(topic, ())):
+            for poll in [poll for queue in self._waiting[consumer].values() for poll in queue]:
+                self._leave(poll)
+                poll.finish(FalconQError("topic_not_found", f"topic {topic!r} was deleted meanwhile"))
 
     def _wake(self, consumer: _Consumer) -> None:
         """Let as many polls pull as there are batches for, beside those that pull already."""

@@ -17,15 +17,16 @@ from falconq_cluster.broker.requests import (
     Message,
     PartitionStatus,
     PeekRequest,
+    TopicInfo,
 )
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.machine.commands import Pulled
+from falconq_cluster.machine.commands import Pulled, TopicSet
 from falconq_cluster.machine.views import DeliveredMessage, Order, TopicView, Views
 
 
 def consumed_batch(views: Views, request: ConsumeRequest, pulled: Pulled | None, index: int) -> Batch:
     """The answer to a consume: what was pulled, or empty. Raises: FalconQError when the topic is gone."""
-    topic = _known_topic(views, request.topic)
+    topic = known_topic(views, request.topic)
     asked = _single_partition(topic, request.partition)
     messages = [] if pulled is None else views.read_ranges(request.topic, pulled.ranges)
     next_offset = None if asked is None else views.next_offset(request.topic, request.consumer, asked)
@@ -129,7 +130,7 @@ def _first_since(views: Views, request: PeekRequest, partition: int) -> int:
 
 def partition_statuses(views: Views, name: str, leader: str | None) -> Sequence[PartitionStatus]:
     """All partitions of a topic. Raises: FalconQError (topic_not_found)."""
-    levels = _known_topic(views, name).config.levels
+    levels = known_topic(views, name).config.levels
     return [
         PartitionStatus(
             id=status.partition,
@@ -145,14 +146,40 @@ def partition_statuses(views: Views, name: str, leader: str | None) -> Sequence[
 
 def find_partition(views: Views, name: str, partition: int | None) -> TopicView:
     """The topic, which has the partition if one is given. Raises: FalconQError (topic_not_found, unknown_partition)."""
-    topic = _known_topic(views, name)
+    topic = known_topic(views, name)
     count = topic.config.partitions
     if partition is not None and not 0 <= partition < count:
         raise FalconQError("unknown_partition", f"topic {name!r} has partitions 0 to {count - 1}, not {partition}")
     return topic
 
 
-def _known_topic(views: Views, name: str) -> TopicView:
+def topic_info(topic: TopicView, index: int) -> TopicInfo:
+    """A topic as this node has it at the index."""
+    return TopicInfo(
+        topic=topic.name,
+        partitions=topic.config.partitions,
+        levels=topic.config.levels,
+        created_ms=topic.created_ms,
+        version=topic.version,
+        index=index,
+    )
+
+
+def topic_set(result: TopicSet, index: int) -> TopicInfo:
+    """A topic as a command left it."""
+    return TopicInfo(
+        topic=result.topic,
+        partitions=result.partitions,
+        levels=result.levels,
+        created_ms=result.created_ms,
+        version=result.version,
+        index=index,
+        is_new=result.is_new,
+    )
+
+
+def known_topic(views: Views, name: str) -> TopicView:
+    """The topic. Raises: FalconQError (topic_not_found)."""
     topic = views.topic(name)
     if topic is None:
         raise FalconQError("topic_not_found", f"there is no topic {name!r}; publish to it first, or see GET /topics")

@@ -141,6 +141,36 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TopicRequest:
+    """The settings that a topic shall have."""
+
+    topic: str
+    is_change: bool
+    """Settings that are None stay, and the topic must exist; otherwise they take their defaults."""
+    if_version: int = 0
+    """As in `machine.commands.SetTopic`."""
+    partitions: int | None = None
+    levels: tuple[str, ...] | None = None
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicInfo:
+    """A topic as it is shown."""
+
+    topic: str
+    partitions: int
+    levels: tuple[str, ...]
+    """Least to most urgent."""
+    created_ms: int
+    version: int
+    """Another one after each change of the settings, never used twice."""
+    index: int
+    """Log index that the answer shows."""
+    is_new: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionStatus:
     """One partition of a topic as this node sees it."""
 

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.broker.waiters import Waiter
-from falconq_cluster.machine.commands import Append, AppendOnce, Pull
+from falconq_cluster.machine.commands import Append, AppendOnce, ClientOperation, TopicOperation
 from falconq_cluster.machine.deduping import KEYS_PER_APPEND_MAX
 from falconq_cluster.machine.state import MachineLimits
 
@@ -29,7 +29,7 @@ EXPIRY_GRAIN_MS = 250
 class SealedOperation:
     """An operation of a command, and who waits for its result."""
 
-    operation: Append | Pull
+    operation: ClientOperation
     waiters: list[Waiter]
     """One, or one for each message of a merged append."""
 
@@ -45,7 +45,11 @@ class KeyCount:
         self.count = 0
         self._seen: set[tuple[str, str | int]] = set()
 
-    def add(self, operation: Append | Pull, partitions: int) -> None:
+    def add(self, operation: ClientOperation, partitions: int) -> None:
+        if isinstance(operation, TopicOperation):
+            # The topic, and the deletion.
+            self.count += 2
+            return
         if isinstance(operation, Append):
             # The batch; and once each, the partition and perhaps the topic.
             group: tuple[str, str | int] = (operation.topic, operation.partition)
@@ -74,8 +78,8 @@ def seal(waiters: Sequence[Waiter], limits: BrokerLimits, *, log_time_ms: int, n
         remaining_ms = max(0, waiter.deadline_ms - now_ms) + limits.expiry_allowance_ms
         not_after_ms = -(-(log_time_ms + remaining_ms) // EXPIRY_GRAIN_MS) * EXPIRY_GRAIN_MS
         operation = waiter.operation
-        if isinstance(operation, Pull):
-            sealed.append(SealedOperation(_pull_until(operation, not_after_ms), [waiter]))
+        if not isinstance(operation, Append):
+            sealed.append(SealedOperation(replace(operation, not_after_ms=not_after_ms), [waiter]))
             continue
         place = (operation.topic, operation.partition, operation.level)
         if operation.count > 1 or isinstance(operation, AppendOnce):
@@ -133,16 +137,4 @@ def _append_until(operation: Append, records: list[bytes], not_after_ms: int) ->
         count=operation.count if len(records) == 1 else len(records),
         records=records[0] if len(records) == 1 else b"".join(records),
         may_create=operation.may_create,
-    )
-
-
-def _pull_until(operation: Pull, not_after_ms: int) -> Pull:
-    return Pull(
-        not_after_ms=not_after_ms,
-        topic=operation.topic,
-        consumer=operation.consumer,
-        partition=operation.partition,
-        count_max=operation.count_max,
-        bytes_max=operation.bytes_max,
-        attempt=operation.attempt,
     )

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from falconq_cluster.broker.broker import Broker
 from falconq_cluster.broker.partitioner import Turns, partition_of_key
 from falconq_cluster.broker.pulls import Answer, Pulls
-from falconq_cluster.broker.reading import partition_statuses, peeked_batch
+from falconq_cluster.broker.reading import known_topic, partition_statuses, peeked_batch, topic_info, topic_set
 from falconq_cluster.broker.requests import (
     Batch,
     ConsumeRequest,
@@ -22,10 +22,24 @@ from falconq_cluster.broker.requests import (
     PeekRequest,
     Published,
     PublishRequest,
+    TopicInfo,
+    TopicRequest,
 )
-from falconq_cluster.broker.waiters import Outcome
+from falconq_cluster.broker.waiters import Outcome, accepted
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.machine.commands import NO_DEADLINE, Append, Appended, AppendOnce, Duplicate, Once, Refused
+from falconq_cluster.machine.commands import (
+    NO_DEADLINE,
+    Append,
+    Appended,
+    AppendOnce,
+    ClientOperation,
+    DeleteTopic,
+    Done,
+    Duplicate,
+    Once,
+    SetTopic,
+    TopicSet,
+)
 from falconq_cluster.machine.records import RecordError, pack_record
 from falconq_cluster.machine.rows import TopicConfig
 
@@ -58,19 +72,22 @@ class BrokerService:
             # The topic may have been made through another node a moment ago.
             await self._fresh()
             operation, levels = self._append_of(request)
+        return _published(await self._outcome(operation, request.deadline_ms), levels)
+
+    async def _outcome(self, operation: ClientOperation, deadline_ms: int) -> Outcome:
+        """Propose the operation and wait for what becomes of it. Raises: FalconQError (it was not taken)."""
         future: asyncio.Future[Outcome] = self._loop.create_future()
 
         def done(outcome: Outcome) -> None:
             if not future.done():
                 future.set_result(outcome)
 
-        waiter = self._broker.submit(operation, deadline_ms=request.deadline_ms, done=done)
+        waiter = self._broker.submit(operation, deadline_ms=deadline_ms, done=done)
         try:
-            outcome = await future
+            return await future
         except asyncio.CancelledError:
             waiter.cancel()
             raise
-        return _published(outcome, levels)
 
     async def _fresh(self) -> None:
         future: asyncio.Future[None] = self._loop.create_future()
@@ -142,6 +159,40 @@ class BrokerService:
         """Names of all topics, sorted."""
         return self._broker.views().topics()
 
+    async def set_topic(self, request: TopicRequest) -> TopicInfo:
+        """Create the topic or change its settings, as the log orders it among all other changes."""
+        operation = SetTopic(
+            not_after_ms=NO_DEADLINE,
+            topic=request.topic,
+            if_version=request.if_version,
+            is_change=request.is_change,
+            partitions=request.partitions,
+            levels=request.levels,
+        )
+        outcome = await self._outcome(operation, request.deadline_ms)
+        return topic_set(accepted(outcome, TopicSet), outcome.index)
+
+    async def delete_topic(self, topic: str, *, if_version: int, deadline_ms: int) -> int:
+        """Delete the topic with all that it holds; the log index from which on it is gone."""
+        outcome = await self._outcome(DeleteTopic(NO_DEADLINE, topic, if_version), deadline_ms)
+        accepted(outcome, Done)
+        return outcome.index
+
+    async def topic(self, topic: str) -> TopicInfo:
+        """The topic's settings on this node, which makes sure of its view first when it has no such topic."""
+        index = self._broker.raft.applied_index
+        view = self._broker.views().topic(topic)
+        if view is None:
+            await self._fresh()
+            index = self._broker.raft.applied_index
+            view = known_topic(self._broker.views(), topic)
+        return topic_info(view, index)
+
+    def topics_after(self, after: str, limit: int) -> Sequence[TopicInfo]:
+        """The first topics behind this name, in the order of their names."""
+        index = self._broker.raft.applied_index
+        return [topic_info(view, index) for view in self._broker.views().topics_after(after, limit)]
+
     def partitions(self, topic: str) -> Sequence[PartitionStatus]:
         """The topic's partitions. Raises: FalconQError (topic_not_found)."""
         return partition_statuses(self._broker.views(), topic, self._broker.raft.leader)
@@ -189,10 +240,6 @@ def _once(request: PublishRequest) -> Once | None:
 
 def _published(outcome: Outcome, levels: Sequence[str]) -> Published:
     result = outcome.result
-    if isinstance(result, FalconQError):
-        raise result
-    if isinstance(result, Refused):
-        raise FalconQError(result.code, result.detail)
     if isinstance(result, Duplicate):
         if result.first is None:
             return Published(
@@ -207,10 +254,7 @@ def _published(outcome: Outcome, levels: Sequence[str]) -> Published:
                 duplicate=True,
             )
         return _at_place(result.first, result.first_index, levels, is_duplicate=True)
-    if not isinstance(result, Appended):
-        message = f"a publish was answered with {type(result).__name__}"
-        raise TypeError(message)
-    return _at_place(result, outcome.index, levels, is_duplicate=False)
+    return _at_place(accepted(outcome, Appended), outcome.index, levels, is_duplicate=False)
 
 
 def _at_place(appended: Appended, index: int, levels: Sequence[str], *, is_duplicate: bool) -> Published:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.machine.commands import Append, Pull, Result
+from falconq_cluster.machine.commands import ClientOperation, Refused, Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,22 @@ class Outcome:
     with any other error it surely was not and never will be."""
     index: int = 0
     """Log index at which it was applied; 0 with an error."""
+
+
+ResultT = TypeVar("ResultT", bound=Result)
+
+
+def accepted(outcome: Outcome, kind: type[ResultT]) -> ResultT:
+    """The result of an operation that took effect. Raises: FalconQError when it did not, or may not have."""
+    result = outcome.result
+    if isinstance(result, FalconQError):
+        raise result
+    if isinstance(result, Refused):
+        raise FalconQError(result.code, result.detail)
+    if not isinstance(result, kind):
+        message = f"an operation was answered with {type(result).__name__}, not {kind.__name__}"
+        raise TypeError(message)
+    return result
 
 
 class Owner(Protocol):
@@ -53,7 +69,7 @@ class Waiter:
     def __init__(
         self,
         owner: Owner,
-        operation: Append | Pull,
+        operation: ClientOperation,
         *,
         size_bytes: int,
         partitions: int,

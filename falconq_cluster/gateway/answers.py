@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from falconq_cluster.broker.requests import Batch, Message, PartitionStatus, Published
+from falconq_cluster.broker.requests import Batch, Message, PartitionStatus, Published, TopicInfo
 from falconq_cluster.errors import FalconQError
 
 PROBLEM_JSON = "application/problem+json"
@@ -70,6 +70,14 @@ class PartitionAnswer(msgspec.Struct, frozen=True):
     next_offset: int = msgspec.field(name="nextOffset")
     depth: dict[str, int]
     bytes: int
+
+
+class TopicAnswer(msgspec.Struct, frozen=True):
+    topic: str
+    partitions: int
+    levels: tuple[str, ...]
+    created_at: str = msgspec.field(name="createdAt")
+    version: str
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -150,6 +158,24 @@ def encode_partitions(topic: str, partitions: Sequence[PartitionStatus]) -> byte
         for row in partitions
     ]
     return _encoder.encode({"topic": topic, "partitions": rows})
+
+
+def topic_version(topic: TopicInfo) -> str:
+    """What stands in the topic's ETag."""
+    return f"{topic.version:x}"
+
+
+def encode_topic(topic: TopicInfo) -> bytes:
+    return _encoder.encode(_topic(topic))
+
+
+def encode_topic_page(topics: Sequence[TopicInfo], following: str | None) -> bytes:
+    return _encoder.encode({"topics": [_topic(topic) for topic in topics], "next": following})
+
+
+def _topic(topic: TopicInfo) -> TopicAnswer:
+    created = rfc3339(topic.created_ms)
+    return TopicAnswer(topic.topic, topic.partitions, topic.levels, created, topic_version(topic))
 
 
 def encode_plain(value: dict[str, object]) -> bytes:

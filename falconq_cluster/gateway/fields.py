@@ -223,7 +223,7 @@ def read_publish(data: bytes, *, depth_max: int) -> PublishBody:
         raise FalconQError("bad_request", f"the body is not valid JSON: {text}") from error
     except RecursionError as error:
         raise FalconQError("bad_request", f"the body is nested deeper than {depth_max} levels; flatten it") from error
-    if _depth_exceeds(data, depth_max):
+    if depth_exceeds(data, depth_max):
         raise FalconQError("bad_request", f"the body is nested deeper than {depth_max} levels; flatten it")
     _refuse_repeated_fields(data)
     _check_headers(bytes(body.headers))
@@ -246,7 +246,7 @@ def _explain(error: str) -> FalconQError:
     return FalconQError("bad_request", f'the body is not right: {what}; send {{"message": …}}')
 
 
-def _depth_exceeds(data: bytes, depth_max: int) -> bool:
+def depth_exceeds(data: bytes, depth_max: int) -> bool:
     """Whether valid JSON nests deeper than `depth_max`; runs at C speed, since it sees every body."""
     if data.count(b"[") + data.count(b"{") <= depth_max:
         return False

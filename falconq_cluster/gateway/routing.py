@@ -65,7 +65,7 @@ Handler = Callable[[Call], Awaitable[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path with at most one variable, `{topic}`, and its methods."""
+    """A path with at most one variable, `{topic}`, as its last part or the one before, and its methods."""
 
     methods: tuple[str, ...]
     pattern: str
@@ -83,8 +83,8 @@ class Router:
         self._with_topic: dict[tuple[str, str], Route] = {}
         for route in routes:
             if "{" in route.pattern:
-                prefix, _, action = route.pattern.partition("/{topic}/")
-                self._with_topic[prefix, action] = route
+                prefix, _, action = route.pattern.partition("/{topic}")
+                self._with_topic[prefix, action.removeprefix("/")] = route
 
     def find(self, method: str, raw_path: str) -> tuple[Route, str]:
         """The route and the path's topic. Raises: route_not_found, method_not_allowed."""
@@ -94,6 +94,9 @@ class Router:
         if route is None and len(parts) == 4:  # noqa: PLR2004 ("", prefix, topic, action)
             route = self._with_topic.get((f"/{parts[1]}", parts[3]))
             topic = parts[2]
+            if route is None:
+                route = self._with_topic.get((f"/{parts[1]}/{parts[2]}", ""))
+                topic = parts[3]
         if route is None:
             known = ", ".join(sorted({known.pattern for known in self.routes}))
             raise FalconQError("route_not_found", f"there is no route {raw_path[:200]}; there are: {known}")

@@ -17,6 +17,8 @@ from falconq_cluster.broker.requests import (
     PeekRequest,
     Published,
     PublishRequest,
+    TopicInfo,
+    TopicRequest,
 )
 
 
@@ -37,6 +39,18 @@ class Service(Protocol):
 
     def partitions(self, topic: str) -> Sequence[PartitionStatus]:
         """The topic's partitions. Raises: topic_not_found."""
+
+    async def set_topic(self, request: TopicRequest) -> TopicInfo:
+        """The topic has the settings. Raises: bad_request, topic_not_found, precondition_failed."""
+
+    async def delete_topic(self, topic: str, *, if_version: int, deadline_ms: int) -> int:
+        """The topic is gone from the returned log index on. Raises: topic_not_found, precondition_failed."""
+
+    async def topic(self, topic: str) -> TopicInfo:
+        """The topic's settings. Raises: topic_not_found."""
+
+    def topics_after(self, after: str, limit: int) -> Sequence[TopicInfo]:
+        """The first topics behind this name, in the order of their names."""
 
     def end_waits(self) -> None:
         """Answers every consume that waits for messages now, empty: the node stops."""

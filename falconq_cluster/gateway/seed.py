@@ -26,11 +26,11 @@ from falconq_cluster.gateway.fields import (
     check_content_type,
     read_idempotency_key,
     read_name,
-    read_number,
     read_producer,
     read_publish,
     refuse,
 )
+from falconq_cluster.gateway.minimum import wait_min_index
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
 
@@ -67,7 +67,7 @@ class SeedRoutes:
         producer = read_producer(bytes(body.producer))
         if key is not None and producer is not None:
             raise refuse("producer", "there are both an 'Idempotency-Key' and a 'producer'; give one of them")
-        await self._wait_min_index(call)
+        await wait_min_index(self._service, call)
         headers = bytes(body.headers)
         published = await self._service.publish(
             PublishRequest(
@@ -97,7 +97,7 @@ class SeedRoutes:
             attempt = read_name(attempt, "attempt")
         if call.method == "POST" and await call.body():
             raise refuse("body", "consume takes its parameters from the query; send an empty body")
-        await self._wait_min_index(call)
+        await wait_min_index(self._service, call)
         taken = await self._service.consume(
             ConsumeRequest(
                 topic=topic,
@@ -123,25 +123,20 @@ class SeedRoutes:
             at_ms=query.time_ms("at"),
             order=query.choice("order", (ORDER_OFFSET, ORDER_DELIVERY)),
         )
-        await self._wait_min_index(call)
+        await wait_min_index(self._service, call)
         batch = await self._service.peek(request)
         return Answer(answers.encode_batch(batch), index=batch.index, headers=_next_page(request, batch))
 
     async def topics(self, call: Call) -> Answer:
         Query(call.query, ())
-        await self._wait_min_index(call)
+        await wait_min_index(self._service, call)
         return Answer(answers.encode_topics(self._service.topics()))
 
     async def partitions(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")
         Query(call.query, ())
-        await self._wait_min_index(call)
+        await wait_min_index(self._service, call)
         return Answer(answers.encode_partitions(topic, self._service.partitions(topic)))
-
-    async def _wait_min_index(self, call: Call) -> None:
-        value = call.header("FalconQ-Min-Index")
-        if value is not None:
-            await self._service.wait_index(read_number(value, "FalconQ-Min-Index", least=0), call.deadline_ms)
 
 
 def _next_page(request: PeekRequest, batch: Batch) -> dict[str, str]:

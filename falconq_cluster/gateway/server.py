@@ -25,6 +25,7 @@ from falconq_cluster.gateway.operations import OperationRoutes
 from falconq_cluster.gateway.routing import Answer, Route, Router
 from falconq_cluster.gateway.seams import NodeStatus, Service
 from falconq_cluster.gateway.seed import SeedRoutes
+from falconq_cluster.gateway.topics import TopicRoutes
 from falconq_cluster.gateway.wire import HttpCall, WireAnswer
 from falconq_cluster.telemetry import Counter, Histogram, Metrics
 
@@ -78,7 +79,8 @@ class Gateway:
         self._server: _BoundedServer | None = None
         seed = SeedRoutes(service, long_poll_ms_max=limits.long_poll_ms_max, json_depth_max=limits.json_depth_max)
         operations = OperationRoutes(node, metrics, lambda: self._is_draining)
-        self.router = Router([*seed.routes(), *operations.routes()])
+        topics = TopicRoutes(service, json_depth_max=limits.json_depth_max)
+        self.router = Router([*seed.routes(), *topics.routes(), *operations.routes()])
         metrics.before_scrape(self._update_gauges)
 
     @property

@@ -12,12 +12,13 @@ from __future__ import annotations
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Append, Appended, Duplicate, Refused
 from falconq_cluster.machine.deduping import first_result, remember
-from falconq_cluster.machine.events import LevelGrew, TopicChanged
+from falconq_cluster.machine.events import LevelGrew
 from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.names import is_name
 from falconq_cluster.machine.records import RECORD_BYTES_MIN, pack_batch
 from falconq_cluster.machine.rows import TopicConfig
-from falconq_cluster.machine.state import TopicState, new_topic
+from falconq_cluster.machine.state import TopicState
+from falconq_cluster.machine.topics import create_topic, no_room
 from falconq_cluster.machine.turn import Turn
 
 _DEFAULTS = TopicConfig()
@@ -32,7 +33,7 @@ def append(turn: Turn, operation: Append) -> Appended | Duplicate | Refused:
     if answer is not None:
         return answer
     if topic is None:
-        topic = _create(turn, operation.topic)
+        topic = create_topic(turn, operation.topic, _DEFAULTS)
     partition = topic.partitions[operation.partition]
     level = partition.levels[operation.level]
     base, count, size = partition.next_offset, operation.count, len(operation.records)
@@ -65,8 +66,9 @@ def _refusal(turn: Turn, operation: Append, topic: TopicState | None) -> Refused
             return Refused("topic_not_found", f"there is no topic {operation.topic!r}")
         if not is_name(operation.topic):
             return Refused("bad_request", f"{operation.topic[:200]!r} can't be the name of a topic")
-        if len(turn.state.topics) >= turn.limits.topics_max:
-            return Refused("overloaded", f"there are {turn.limits.topics_max} topics, the most there may be")
+        refusal = no_room(turn)
+        if refusal is not None:
+            return refusal
     config = _DEFAULTS if topic is None else topic.config
     if not 0 <= operation.partition < config.partitions:
         return Refused(
@@ -82,11 +84,3 @@ def _refusal(turn: Turn, operation: Append, topic: TopicState | None) -> Refused
     if operation.count < 1 or len(operation.records) < operation.count * RECORD_BYTES_MIN:
         return Refused("bad_request", f"{len(operation.records)} bytes can't hold {operation.count} records")
     return None
-
-
-def _create(turn: Turn, name: str) -> TopicState:
-    topic = new_topic(name, turn.next_number(), turn.log_time_ms, _DEFAULTS)
-    turn.state.topics[name] = topic
-    turn.put(keys.topic_key(name), topic.row())
-    turn.events.append(TopicChanged(name))
-    return topic

@@ -18,6 +18,10 @@ ENTRY_KIND = 0
 """First byte of a log entry of ours; PySyncObj's own no-op has 1."""
 ENTRY_VERSION = 1
 NO_DEADLINE = 0
+ANY_VERSION = 0
+EXISTING_VERSION = -1
+MISSING_VERSION = -2
+"""What a topic must be like before an operation on it: anything, there in any version, not there."""
 
 _ENTRY = struct.Struct("<BBQ")
 _HEADER = struct.Struct("<BHQQ")
@@ -106,14 +110,43 @@ class SetDisk(Operation, frozen=True, tag=6):
     disk_id: str
 
 
-AnyOperation = Append | AppendOnce | Pull | OpenOrigin | Tick | Form | SetDisk
+class SetTopic(Operation, frozen=True, tag=10):
+    """Create a topic, or change the settings of one."""
+
+    not_after_ms: int
+    topic: str
+    if_version: int
+    """The version that the topic must have, or one of the three constants above; else `precondition_failed`."""
+    is_change: bool
+    """Settings that are not given stay, and the topic must exist; otherwise they take their defaults."""
+    partitions: int | None
+    """None is not given; so it is with all settings."""
+    levels: tuple[str, ...] | None
+
+
+class DeleteTopic(Operation, frozen=True, tag=11):
+    """Unlink a topic; what it holds is trimmed later (P12)."""
+
+    not_after_ms: int
+    topic: str
+    if_version: int
+
+
+class Trim(Operation, frozen=True, tag=12):
+    """Take the next keys of deleted topics out of the store, within P12's bounds."""
+
+
+TopicOperation = SetTopic | DeleteTopic
+ClientOperation = Append | AppendOnce | Pull | SetTopic | DeleteTopic
+"""What clients ask for; has a time to expire."""
+AnyOperation = ClientOperation | OpenOrigin | Tick | Form | SetDisk | Trim
 
 
 class Command(msgspec.Struct, frozen=True):
     """Operations of one origin that are applied together, each judged alone."""
 
     origin: str
-    """Empty for a command without a sequence (OpenOrigin, Tick, Form, SetDisk)."""
+    """Empty for a command without a sequence (OpenOrigin, Tick, Form, SetDisk, Trim)."""
     epoch: int
     sequence: int
     operations: list[AnyOperation]
@@ -180,11 +213,22 @@ class Pulled(msgspec.Struct, frozen=True, tag=True):
     """partition -> lowest offset that had not been delivered before this pull."""
 
 
+class TopicSet(msgspec.Struct, frozen=True, tag=True):
+    """The topic has the wanted settings."""
+
+    topic: str
+    created_ms: int
+    version: int
+    partitions: int
+    levels: tuple[str, ...]
+    is_new: bool
+
+
 class Done(msgspec.Struct, frozen=True, tag=True):
     """A command without an answer to a client took effect (or was a repeat)."""
 
 
-Result = Refused | Appended | Duplicate | Pulled | Done
+Result = Refused | Appended | Duplicate | Pulled | TopicSet | Done
 
 _operations_encoder = msgspec.msgpack.Encoder()
 _operations_decoder: msgspec.msgpack.Decoder[list[AnyOperation]] = msgspec.msgpack.Decoder(list[AnyOperation])

@@ -18,6 +18,25 @@ class TopicChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicDeleted:
+    """There is no such topic any more; another one may have its name in a later command."""
+
+    topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """A Trim is applied."""
+
+    ranges: tuple[tuple[bytes, bytes], ...]
+    """(start, stop) of the keys that it took out of the store: nothing is left between them."""
+    size_bytes: int
+    """Of the packed records that went with them."""
+    is_over: bool
+    """Whether nothing is left to be trimmed."""
+
+
+@dataclass(frozen=True, slots=True)
 class LevelGrew:
     """Messages were appended: long polls may have something."""
 
@@ -40,4 +59,4 @@ class MembersChanged:
     """The cluster formed, or another disk counts for a member."""
 
 
-Event = TopicChanged | LevelGrew | OriginOpened | MembersChanged
+Event = TopicChanged | TopicDeleted | Trimmed | LevelGrew | OriginOpened | MembersChanged

@@ -12,6 +12,7 @@ What lives here: the table of key prefixes, and the functions that build and rea
     14 topic number, consumer number, attempt number             what a pull's attempt was given
     20 topic number, partition, level, base offset, count, size  record batch
     60 topic number, 00 and key or 01 and producer               append that is to happen once, and what it did
+    68 deletion number                                           topic that is unlinked and not wholly trimmed
 
 Rules: numbers are big-endian, so key order is delivery order within a level. A prefix is never reused. Names stand
 only in the keys that give them a number (P12): deleting a name unlinks what it numbered, and a new thing of the same
@@ -34,6 +35,13 @@ CURSOR = b"\x13"
 ATTEMPT = b"\x14"
 BATCH = b"\x20"
 ONCE = b"\x60"
+DELETION = b"\x68"
+
+OF_TOPICS = (PARTITION, CONSUMER, CURSOR, ATTEMPT, BATCH)
+"""Every prefix that a topic's number follows, in key order: what a deleted topic leaves behind.
+
+Not ONCE: its rows go when their window has passed, whatever became of the topic.
+"""
 
 _TOPIC_PART = struct.Struct(">QI")
 _TOPIC_THING = struct.Struct(">QQ")
@@ -65,6 +73,24 @@ def origin_key(node: str) -> bytes:
 
 def topic_key(name: str) -> bytes:
     return TOPIC + name.encode()
+
+
+def deletion_key(number: int) -> bytes:
+    return DELETION + number.to_bytes(8, "big")
+
+
+def read_deletion_key(key: bytes) -> int:
+    return int.from_bytes(key[1:], "big")
+
+
+def topic_range(prefix: bytes, topic: int) -> tuple[bytes, bytes]:
+    """(start, stop) of the keys of one topic below a prefix of `OF_TOPICS`."""
+    return prefix + topic.to_bytes(8, "big"), prefix + (topic + 1).to_bytes(8, "big")
+
+
+def read_topic_number(key: bytes) -> int:
+    """The topic's number in a key below a prefix of `OF_TOPICS`."""
+    return int.from_bytes(key[1:9], "big")
 
 
 def partition_key(topic: int, partition: int) -> bytes:

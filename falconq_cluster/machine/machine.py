@@ -17,6 +17,7 @@ from falconq_cluster.machine.commands import (
     AnyOperation,
     Append,
     Command,
+    DeleteTopic,
     Done,
     Form,
     Header,
@@ -24,6 +25,8 @@ from falconq_cluster.machine.commands import (
     Pull,
     Result,
     SetDisk,
+    SetTopic,
+    Trim,
     decode_command,
     decode_entry,
 )
@@ -32,6 +35,8 @@ from falconq_cluster.machine.events import Event, MembersChanged, OriginOpened
 from falconq_cluster.machine.pulling import pull
 from falconq_cluster.machine.rows import ClusterRow, MetaRow, OriginRow, decode_row, encode_row
 from falconq_cluster.machine.state import MachineLimits, OriginState, State, read_state
+from falconq_cluster.machine.topics import delete_topic, set_topic
+from falconq_cluster.machine.trimming import trim
 from falconq_cluster.machine.turn import DIGEST_BYTES, Turn
 from falconq_cluster.storage.store import Change, Reader
 
@@ -187,6 +192,12 @@ def _apply_operation(turn: Turn, operation: AnyOperation) -> Result:
             members = turn.state.cluster.members
             if operation.node in members and members[operation.node] != operation.disk_id:
                 _change_members(turn, turn.state.cluster.cluster_id, {**members, operation.node: operation.disk_id})
+        case SetTopic():
+            return set_topic(turn, operation)
+        case DeleteTopic():
+            return delete_topic(turn, operation)
+        case Trim():
+            trim(turn)
         case _:
             # A Tick has done its work by its stamp.
             pass

@@ -24,7 +24,6 @@ from falconq_cluster.machine.state import (
     LevelState,
     TopicState,
     first_undelivered,
-    new_consumer,
 )
 from falconq_cluster.machine.turn import Turn
 
@@ -100,13 +99,11 @@ def _take(turn: Turn, topic: TopicState, consumer: ConsumerState, operation: Pul
     else:
         asked = [topic.partitions[operation.partition]]
     if len(asked) == 1:
-        taken.start_offsets[asked[0].number] = first_undelivered(
-            turn.reader, asked[0], consumer.cursors[asked[0].number]
-        )
+        taken.start_offsets[asked[0].number] = first_undelivered(turn.reader, asked[0], consumer.cursors_of(asked[0]))
     last_partition = consumer.last_partition
     for number in reversed(range(len(topic.config.levels))):
         for partition in asked:
-            level, cursors = partition.levels[number], consumer.cursors[partition.number]
+            level, cursors = partition.levels[number], consumer.cursors_of(partition)
             if taken.is_full or cursors[number].delivered_count == level.appended_count:
                 continue
             if partition.number not in taken.start_offsets:
@@ -147,7 +144,7 @@ def _take_level(turn: Turn, taken: _Taken, level: LevelState, cursor: Cursor, pa
 
 
 def _create(turn: Turn, topic: TopicState, name: str) -> ConsumerState:
-    consumer = new_consumer(topic, name, turn.next_number(), turn.log_time_ms, last_partition=-1)
+    consumer = ConsumerState(name, turn.next_number(), turn.log_time_ms, last_partition=-1)
     topic.consumers[name] = consumer
     _put_consumer(turn, topic, consumer)
     return consumer

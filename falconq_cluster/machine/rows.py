@@ -66,6 +66,16 @@ class TopicRow(Row, frozen=True):
     number: int
     created_ms: int
     config: TopicConfig
+    version: int = 0
+    """Log index and ordinal of the last change of the settings; 0 stands for the topic's number."""
+
+
+class DeletionRow(Row, frozen=True):
+    """A topic that is unlinked and not wholly trimmed."""
+
+    topic: int
+    next_key: bytes
+    """All its keys below this one are gone."""
 
 
 class LevelCounts(Row, frozen=True):
@@ -80,6 +90,7 @@ class PartitionRow(Row, frozen=True):
     """Lowest offset that is still stored."""
     next_offset: int
     levels: list[LevelCounts]
+    """Levels that the topic gained since the row was written are missing: they hold nothing."""
 
 
 class ConsumerRow(Row, frozen=True):
@@ -100,7 +111,7 @@ class CursorPosition(Row, frozen=True):
 
 
 class CursorRow(Row, frozen=True):
-    """A consumer's cursors in one partition, one per level. Absent: all at 0."""
+    """A consumer's cursors in one partition, one per level. Absent, or shorter than the levels: at 0 (P16)."""
 
     levels: list[CursorPosition]
 

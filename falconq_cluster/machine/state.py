@@ -23,6 +23,7 @@ from falconq_cluster.machine.rows import (
     ConsumerRow,
     CursorPosition,
     CursorRow,
+    DeletionRow,
     LevelCounts,
     OriginRow,
     PartitionRow,
@@ -41,6 +42,11 @@ class MachineLimits:
     """Bounds of the state. Part of the rules: the same on all nodes, and changed only by a version command (P18)."""
 
     topics_max: int = 100_000
+    """Deleted ones count until they are trimmed."""
+    partitions_per_topic_max: int = 256
+    """A pull over all partitions looks at each, and may move a cursor in each."""
+    trim_keys_max: int = 500
+    """Keys that one command takes out of the store: below P12's 1,000, since a turn shall not last 5 ms."""
     consumers_per_topic_max: int = 10_000
     attempts_per_consumer_max: int = 16
     attempt_ms: int = 300_000
@@ -86,10 +92,17 @@ class ConsumerState:
     number: int
     created_ms: int
     last_partition: int
-    cursors: list[list[Cursor]]
-    """By partition, then level."""
+    cursors: dict[int, list[Cursor]] = field(default_factory=dict)
+    """partition -> cursors by level; read by `cursors_of`, since what was never looked at is absent."""
     attempts: dict[str, Attempt] = field(default_factory=dict)
     """attempt id -> what it was given, oldest first."""
+
+    def cursors_of(self, partition: PartitionState) -> list[Cursor]:
+        """One per level; at 0 in partitions and levels that were added (P16)."""
+        cursors = self.cursors.setdefault(partition.number, [])
+        while len(cursors) < len(partition.levels):
+            cursors.append(Cursor())
+        return cursors
 
 
 @dataclass(slots=True)
@@ -130,6 +143,11 @@ class PartitionState:
     first_offset: int = 0
     next_offset: int = 0
 
+    def grow(self, topic: int, level_count: int) -> None:
+        """Have at least so many levels."""
+        for number in range(len(self.levels), level_count):
+            self.levels.append(LevelState(keys.level_prefix(topic, self.number, number), 0))
+
     def row(self) -> PartitionRow:
         counts = [LevelCounts(level.appended_count, level.appended_bytes) for level in self.levels]
         return PartitionRow(self.first_offset, self.next_offset, counts)
@@ -142,10 +160,30 @@ class TopicState:
     created_ms: int
     config: TopicConfig
     partitions: list[PartitionState]
+    version: int
+    """Of the settings: a number that no other settings of any topic had."""
     consumers: dict[str, ConsumerState] = field(default_factory=dict)
 
     def row(self) -> TopicRow:
-        return TopicRow(self.number, self.created_ms, self.config)
+        return TopicRow(self.number, self.created_ms, self.config, self.version)
+
+    def configure(self, config: TopicConfig, version: int) -> None:
+        """Take settings that have at least the present partitions and levels."""
+        self.config, self.version = config, version
+        for partition in self.partitions:
+            partition.grow(self.number, len(config.levels))
+        for number in range(len(self.partitions), config.partitions):
+            partition = PartitionState(number, [])
+            partition.grow(self.number, len(config.levels))
+            self.partitions.append(partition)
+
+
+@dataclass(slots=True)
+class Deletion:
+    """A topic that is unlinked and not wholly trimmed; the fields are those of `rows.DeletionRow`."""
+
+    topic: int
+    next_key: bytes
 
 
 @dataclass(slots=True)
@@ -156,21 +194,15 @@ class State:
     origins: dict[str, OriginState] = field(default_factory=dict)
     topics: dict[str, TopicState] = field(default_factory=dict)
     once: OnceTable = field(default_factory=OnceTable)
+    deletions: dict[int, Deletion] = field(default_factory=dict)
+    """deletion number -> what is to be trimmed, oldest first."""
 
 
 def new_topic(name: str, number: int, created_ms: int, config: TopicConfig) -> TopicState:
     """A topic without messages."""
-    partitions = [
-        PartitionState(p, [LevelState(keys.level_prefix(number, p, level), 0) for level in range(len(config.levels))])
-        for p in range(config.partitions)
-    ]
-    return TopicState(name, number, created_ms, config, partitions)
-
-
-def new_consumer(topic: TopicState, name: str, number: int, created_ms: int, last_partition: int) -> ConsumerState:
-    """A consumer that was given nothing."""
-    cursors = [[Cursor() for _ in partition.levels] for partition in topic.partitions]
-    return ConsumerState(name, number, created_ms, last_partition, cursors)
+    topic = TopicState(name, number, created_ms, config, partitions=[], version=number)
+    topic.configure(config, number)
+    return topic
 
 
 def first_undelivered(reader: Reader, partition: PartitionState, cursors: list[Cursor]) -> int:
@@ -201,38 +233,55 @@ def read_state(reader: Reader) -> State:
     for key, value in reader.scan(keys.TOPIC, keys.prefix_end(keys.TOPIC)):
         row = decode_row(value, TopicRow)
         topic = new_topic(key[1:].decode(), row.number, row.created_ms, row.config)
+        topic.version = row.version or row.number
         state.topics[topic.name] = topics[topic.number] = topic
-    _read_partitions(reader, topics)
-    _read_consumers(reader, topics)
+    for key, value in reader.scan(keys.DELETION, keys.prefix_end(keys.DELETION)):
+        deletion = decode_row(value, DeletionRow)
+        state.deletions[keys.read_deletion_key(key)] = Deletion(deletion.topic, deletion.next_key)
+    deleted = {deletion.topic for deletion in state.deletions.values()}
+    _read_partitions(reader, topics, deleted)
+    _read_consumers(reader, topics, deleted)
     return state
 
 
-def _read_partitions(reader: Reader, topics: dict[int, TopicState]) -> None:
-    for key, value in reader.scan(keys.PARTITION, keys.prefix_end(keys.PARTITION)):
+def _scan_known(
+    reader: Reader, prefix: bytes, topics: dict[int, TopicState], deleted: set[int]
+) -> Iterator[tuple[bytes, bytes]]:
+    """What stands below a prefix of `keys.OF_TOPICS`, without the rest of deleted topics. Raises: CorruptionError."""
+    for key, value in reader.scan(prefix, keys.prefix_end(prefix)):
+        number = keys.read_topic_number(key)
+        if number in topics:
+            yield key, value
+        elif number not in deleted:
+            raise CorruptionError(f"key {key.hex()} belongs to a topic that is neither there nor deleted")
+
+
+def _read_partitions(reader: Reader, topics: dict[int, TopicState], deleted: set[int]) -> None:
+    for key, value in _scan_known(reader, keys.PARTITION, topics, deleted):
         number, partition_number = keys.read_partition_key(key)
         row = decode_row(value, PartitionRow)
         partition = topics[number].partitions[partition_number]
         partition.first_offset, partition.next_offset = row.first_offset, row.next_offset
-        for level, counts in zip(partition.levels, row.levels, strict=True):
+        for level, counts in zip(partition.levels, row.levels, strict=False):
             level.appended_count, level.appended_bytes = counts.appended_count, counts.appended_bytes
             level.tail_from = row.next_offset
 
 
-def _read_consumers(reader: Reader, topics: dict[int, TopicState]) -> None:
+def _read_consumers(reader: Reader, topics: dict[int, TopicState], deleted: set[int]) -> None:
     consumers: dict[tuple[int, int], ConsumerState] = {}
-    for key, value in reader.scan(keys.CONSUMER, keys.prefix_end(keys.CONSUMER)):
+    for key, value in _scan_known(reader, keys.CONSUMER, topics, deleted):
         topic_number, name = keys.read_consumer_key(key)
         row = decode_row(value, ConsumerRow)
         topic = topics[topic_number]
-        consumer = new_consumer(topic, name, row.number, row.created_ms, row.last_partition)
+        consumer = ConsumerState(name, row.number, row.created_ms, row.last_partition)
         topic.consumers[name] = consumers[topic_number, row.number] = consumer
-    for key, value in reader.scan(keys.CURSOR, keys.prefix_end(keys.CURSOR)):
+    for key, value in _scan_known(reader, keys.CURSOR, topics, deleted):
         topic_number, consumer_number, partition = keys.read_cursor_key(key)
         positions = decode_row(value, CursorRow).levels
         consumers[topic_number, consumer_number].cursors[partition] = [
             Cursor(p.batch_offset, p.next_offset, p.delivered_count) for p in positions
         ]
-    for key, value in reader.scan(keys.ATTEMPT, keys.prefix_end(keys.ATTEMPT)):
+    for key, value in _scan_known(reader, keys.ATTEMPT, topics, deleted):
         topic_number, consumer_number, number = keys.read_attempt_key(key)
         attempt = decode_row(value, AttemptRow)
         consumers[topic_number, consumer_number].attempts[attempt.attempt] = Attempt(number, attempt)

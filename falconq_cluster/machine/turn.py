@@ -63,6 +63,10 @@ class Turn:
         self._ordinal += 1
         return number
 
+    def made(self, number: int) -> bool:
+        """Whether this entry gave out the number: the store does not show what it stands for yet."""
+        return number >> _ORDINAL_BITS == self.index
+
     def is_expired(self, not_after_ms: int) -> bool:
         """Whether an operation came too late (P10)."""
         return 0 < not_after_ms < self.log_time_ms

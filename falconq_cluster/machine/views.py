@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from heapq import merge
+from heapq import merge, nsmallest
 from typing import Literal
 
 import msgspec
@@ -40,6 +40,7 @@ class TopicView:
     number: int
     created_ms: int
     config: TopicConfig
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,12 @@ class Views:
 
     def topic(self, name: str) -> TopicView | None:
         topic = self._topic(name)
-        return None if topic is None else TopicView(topic.name, topic.number, topic.created_ms, topic.config)
+        return None if topic is None else _view(topic)
+
+    def topics_after(self, after: str, limit: int) -> list[TopicView]:
+        """The first topics behind this name, in the order of their names."""
+        topics = self._machine.state.topics
+        return [_view(topics[name]) for name in nsmallest(limit, (name for name in topics if name > after))]
 
     def partition_status(self, name: str) -> list[PartitionStatus]:
         """One per partition, in order; empty for an unknown topic."""
@@ -123,7 +129,7 @@ class Views:
         state = topic.consumers.get(consumer)
         if state is None:
             return asked.first_offset
-        return first_undelivered(self._reader, asked, state.cursors[partition])
+        return first_undelivered(self._reader, asked, state.cursors_of(asked))
 
     def cursor(self, name: str, consumer: str, partition: int) -> list[int]:
         """Offset behind the last message that the consumer was given, by level; empty for an unknown place."""
@@ -133,7 +139,7 @@ class Views:
         state = topic.consumers.get(consumer)
         if state is None:
             return [0] * len(topic.config.levels)
-        return [cursor.next_offset for cursor in state.cursors[partition]]
+        return [cursor.next_offset for cursor in state.cursors_of(topic.partitions[partition])]
 
     def read_ranges(self, name: str, ranges: Sequence[Range]) -> list[DeliveredMessage]:
         """The messages of a pull, in its order. Raises: CorruptionError when one is not there, RecordError."""
@@ -207,6 +213,10 @@ class Views:
             yield from _messages(value, Range(partition, level, base, first, base + record_count - first))
 
 
+def _view(topic: TopicState) -> TopicView:
+    return TopicView(topic.name, topic.number, topic.created_ms, topic.config, topic.version)
+
+
 def _asked(topic: TopicState, partition: int) -> list[PartitionState]:
     if partition == -1:
         return topic.partitions
@@ -218,7 +228,7 @@ def _waiting(topic: TopicState, consumer: str, partition: int) -> Iterator[tuple
     state = topic.consumers.get(consumer)
     for asked in _asked(topic, partition):
         for number, level in enumerate(asked.levels):
-            delivered = 0 if state is None else state.cursors[asked.number][number].delivered_count
+            delivered = 0 if state is None else state.cursors_of(asked)[number].delivered_count
             yield number, level.appended_count - delivered
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,7 @@ class LevelStore(_LevelReader):
     def __init__(self, path: str, database: Any) -> None:
         super().__init__(database)
         self._path = path
+        self._compacting = threading.Lock()
 
     @classmethod
     def open(
@@ -112,6 +114,15 @@ class LevelStore(_LevelReader):
         size: int = self._source.approximate_size(start, stop)
         return size
 
+    def compact(self, start: bytes, stop: bytes) -> None:
+        """Merge the tables of the range, so that LevelDB drops what was deleted; it may be long in doing so by itself.
+
+        Nothing when the store is closed; a close that comes meanwhile waits, since LevelDB would free what is in use.
+        """
+        with self._compacting:
+            if not self._source.closed:
+                self._source.compact_range(start=start, stop=stop)
+
     @property
     def level0_file_count(self) -> int:
         """Tables not yet merged; LevelDB slows writers down from 8 and stops them at 12."""
@@ -130,9 +141,10 @@ class LevelStore(_LevelReader):
         return total
 
     def close(self) -> None:
-        if not self._source.closed:
-            self.flush()
-            self._source.close()
+        with self._compacting:
+            if not self._source.closed:
+                self.flush()
+                self._source.close()
 
 
 def _log_files(path: str) -> set[Path]:

@@ -79,6 +79,9 @@ class MemoryStore(_View):
             else:
                 self._put(key, value)
 
+    def compact(self, start: bytes, stop: bytes) -> None:
+        """What was deleted takes no space here."""
+
     def flush(self) -> None:
         return
 

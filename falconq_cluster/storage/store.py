@@ -50,5 +50,8 @@ class Store(Reader, Protocol):
     def approximate_bytes(self, start: bytes, stop: bytes) -> int:
         """About how many bytes the range takes; 0 when unknown."""
 
+    def compact(self, start: bytes, stop: bytes) -> None:
+        """Block until what was deleted in the range takes no space. May run in another thread beside `write`."""
+
     def close(self) -> None:
         """Flush and release the store; idempotent."""

@@ -97,6 +97,9 @@ class SimStore(_Reads):
     def approximate_bytes(self, start: bytes, stop: bytes) -> int:
         return sum(len(key) + len(self._data[key]) for key in self.scan_keys(start, stop))
 
+    def compact(self, start: bytes, stop: bytes) -> None:
+        self._process.touch("store compact")
+
     def pairs(self) -> dict[bytes, bytes]:
         """All that is visible."""
         return dict(self._data)

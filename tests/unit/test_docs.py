@@ -12,6 +12,8 @@ from falconq_cluster.config import Settings
 from falconq_cluster.errors import ERROR_CODES
 from falconq_cluster.gateway.fields import ProducerBody, PublishBody
 from falconq_cluster.gateway.seed import CONSUME_PARAMETERS, PEEK_PARAMETERS
+from falconq_cluster.gateway.settings import SETTINGS
+from falconq_cluster.gateway.topics import LIST_PARAMETERS
 from falconq_cluster.telemetry import Metrics
 from tests.unit.gateway.rig import running_gateway
 
@@ -75,7 +77,13 @@ def test_every_field_and_parameter_is_documented() -> None:
     text = (DOCS / "http.md").read_text()
     for name in ProducerBody.__struct_encode_fields__:
         assert f'"{name}"' in text, name
-    for name in (*PublishBody.__struct_encode_fields__, *CONSUME_PARAMETERS, *PEEK_PARAMETERS):
+    for name in (
+        *PublishBody.__struct_encode_fields__,
+        *CONSUME_PARAMETERS,
+        *PEEK_PARAMETERS,
+        *LIST_PARAMETERS,
+        *SETTINGS,
+    ):
         assert f"`{name}`" in text, name
 
 

@@ -28,6 +28,7 @@ FLOORS: dict[str, int] = {
     "maintenance": 7,
     "node": 7,
     "observing": 7,
+    "reclaiming": 7,
     "status": 7,
     "gateway": 6,
     "broker": 5,

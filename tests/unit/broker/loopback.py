@@ -17,6 +17,7 @@ from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import (
     Append,
     AppendOnce,
+    ClientOperation,
     Command,
     Form,
     Once,
@@ -193,7 +194,7 @@ class Member:
 
     # Clients.
 
-    def submit(self, operation: Append | Pull, *, timeout_ms: int = 10_000) -> Ask:
+    def submit(self, operation: ClientOperation, *, timeout_ms: int = 10_000) -> Ask:
         ask = Ask()
         deadline_ms = self.log.clock.now_ms + timeout_ms
         ask.waiter = self.broker.submit(operation, deadline_ms=deadline_ms, done=ask.done)

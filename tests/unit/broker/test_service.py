@@ -11,7 +11,14 @@ import pytest
 
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.broker.partitioner import partition_of_key
-from falconq_cluster.broker.requests import ConsumeRequest, PeekRequest, Producer, Published, PublishRequest
+from falconq_cluster.broker.requests import (
+    ConsumeRequest,
+    PeekRequest,
+    Producer,
+    Published,
+    PublishRequest,
+    TopicRequest,
+)
 from falconq_cluster.broker.service import BrokerService
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.rows import TopicConfig
@@ -154,6 +161,33 @@ async def test_a_key_picks_its_partition_and_messages_without_one_take_turns():
         assert (await rig.publish(partition_key=key)).partition == partition_of_key(key, 4)
     assert (await rig.publish(partition_key="a", partition=3)).partition == 3
     assert await rig.refused(rig.services["n1"].publish(rig.request(partition=4))) == "unknown_partition"
+
+
+async def test_a_topic_is_set_shown_listed_and_deleted():
+    rig = Rig("n1", "n2")
+    deadline_ms = rig.cluster.clock.now_ms + 5_000
+    one, two = rig.services["n1"], rig.services["n2"]
+    request = TopicRequest(topic="t", is_change=False, partitions=2, levels=("a", "b"), deadline_ms=deadline_ms)
+    made = await rig.run(one.set_topic(request))
+    assert (made.is_new, made.partitions, made.levels, made.index) == (True, 2, ("a", "b"), made.version >> 20)
+    seen = await rig.run(two.topic("t"))
+    assert (seen.version, seen.levels, seen.created_ms, seen.is_new) == (
+        made.version,
+        ("a", "b"),
+        made.created_ms,
+        False,
+    )
+    await rig.publish(topic="s")
+    assert [info.topic for info in two.topics_after("", 10)] == ["s", "t"]
+    assert [info.topic for info in two.topics_after("", 1)] == ["s"]
+    assert [info.topic for info in two.topics_after("s", 10)] == ["t"]
+    smaller = replace(request, partitions=1)
+    assert await rig.refused(one.set_topic(smaller)) == "bad_request"
+    assert await rig.refused(one.set_topic(replace(request, if_version=1))) == "precondition_failed"
+    assert await rig.refused(one.delete_topic("t", if_version=1, deadline_ms=deadline_ms)) == "precondition_failed"
+    assert await rig.run(one.delete_topic("t", if_version=made.version, deadline_ms=deadline_ms)) > made.index
+    assert await rig.refused(two.topic("t")) == "topic_not_found"
+    assert await rig.refused(two.delete_topic("t", if_version=0, deadline_ms=deadline_ms)) == "topic_not_found"
 
 
 async def test_a_key_that_is_too_long_is_refused():

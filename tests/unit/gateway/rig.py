@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 from prometheus_client import CollectorRegistry
@@ -23,6 +23,8 @@ from falconq_cluster.broker.requests import (
     PeekRequest,
     Published,
     PublishRequest,
+    TopicInfo,
+    TopicRequest,
 )
 from falconq_cluster.clock import LoopClock
 from falconq_cluster.config import Address, Settings
@@ -32,7 +34,10 @@ from falconq_cluster.telemetry import Metrics
 
 TIME_MS = 1_767_225_600_123
 MESSAGE = Message("9.0", b'{"a": [1,  2.50, "\xc3\xa4"]}', "high", 1, 4, 0, TIME_MS, b'{"h":"v"}', "k", 1)
-Request = PublishRequest | ConsumeRequest | PeekRequest
+TOPIC = TopicInfo(
+    topic="orders", partitions=4, levels=("low", "high"), created_ms=TIME_MS, version=(12 << 20) + 1, index=12
+)
+Request = PublishRequest | ConsumeRequest | PeekRequest | TopicRequest
 
 
 class RecordingService:
@@ -40,6 +45,7 @@ class RecordingService:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
+        self.deleted: list[tuple[str, int]] = []
         self.waited_for: list[int] = []
         self.is_waiting_over = False
         self.error: Exception | None = None
@@ -110,6 +116,26 @@ class RecordingService:
         return [
             PartitionStatus(id=0, leader="n2", first_offset=0, next_offset=5, bytes=99, depth={"low": 1, "high": 4})
         ]
+
+    async def set_topic(self, request: TopicRequest) -> TopicInfo:
+        await self._take(request)
+        levels = request.levels or ("low", "high")
+        partitions = request.partitions or 1
+        return replace(TOPIC, topic=request.topic, partitions=partitions, levels=levels, is_new=not request.is_change)
+
+    async def delete_topic(self, topic: str, *, if_version: int, deadline_ms: int) -> int:
+        self.deleted.append((topic, if_version))
+        if self.error is not None:
+            raise self.error
+        return 13
+
+    async def topic(self, topic: str) -> TopicInfo:
+        if topic != "orders":
+            raise FalconQError("topic_not_found", f"there is no topic '{topic}'")
+        return TOPIC
+
+    def topics_after(self, after: str, limit: int) -> Sequence[TopicInfo]:
+        return [replace(TOPIC, topic=name) for name in ("a", "b", "orders") if name > after][:limit]
 
     def end_waits(self) -> None:
         self.is_waiting_over = True

@@ -13,13 +13,15 @@ from falconq_cluster.machine.commands import (
     Pull,
     Pulled,
     Result,
+    SetTopic,
+    TopicSet,
     encode_command,
     encode_entry,
 )
 from falconq_cluster.machine.machine import DEFAULT_LIMITS, Applied, Machine
 from falconq_cluster.machine.records import pack_record
-from falconq_cluster.machine.rows import TopicConfig, encode_row
-from falconq_cluster.machine.state import MachineLimits, new_topic
+from falconq_cluster.machine.rows import TopicConfig
+from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.views import DeliveredMessage, Views
 from falconq_cluster.storage.memory import MemoryStore
 
@@ -84,10 +86,9 @@ class Node:
         self.machine = Machine.load(self.store, self.limits)
 
     def add_topic(self, name: str, config: TopicConfig) -> None:
-        """Put a topic of another shape into the store, as a command that makes topics will."""
-        topic = new_topic(name, 1 + len(self.machine.state.topics), START_MS, config)
-        self.machine.state.topics[name] = topic
-        self.store.write([(b"\x10" + name.encode(), encode_row(topic.row()))])
+        """A topic of another shape than a publish makes."""
+        operation = SetTopic(0, name, 0, is_change=False, partitions=config.partitions, levels=config.levels)
+        assert isinstance(self.result(operation), TopicSet)
 
     def everything(self) -> list[tuple[bytes, bytes]]:
         return list(self.store.scan(b"", b"\xff"))

@@ -7,9 +7,12 @@ import pytest
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys, rows
 from falconq_cluster.machine.commands import (
+    ANY_VERSION,
+    MISSING_VERSION,
     Append,
     AppendOnce,
     Command,
+    DeleteTopic,
     Form,
     Header,
     Once,
@@ -17,7 +20,9 @@ from falconq_cluster.machine.commands import (
     Pull,
     Range,
     SetDisk,
+    SetTopic,
     Tick,
+    Trim,
     decode_command,
     encode_command,
     encode_entry,
@@ -56,6 +61,29 @@ def test_golden_command_is_read_back():
     assert read_header(bytes.fromhex(COMMAND)) == Header("n1", 5, 6)
 
 
+TOPIC_CHANGES = Command(
+    "n1",
+    5,
+    6,
+    [
+        SetTopic(1000, "t", 7, is_change=False, partitions=3, levels=("low", "high")),
+        SetTopic(1000, "t", MISSING_VERSION, is_change=True, partitions=None, levels=None),
+        DeleteTopic(1001, "t", ANY_VERSION),
+        Trim(),
+    ],
+)
+
+TOPIC_CHANGES_COMMAND = (
+    "010200050000000000000006000000000000006e3194970acd03e8a17407c20392a36c6f77a468696768"
+    "970acd03e8a174fec3c0c0940bcd03e9a17400910c"
+)
+
+
+def test_changes_of_topics_have_their_golden_bytes_and_are_read_back():
+    assert encode_command(TOPIC_CHANGES).hex() == TOPIC_CHANGES_COMMAND
+    assert decode_command(bytes.fromhex(TOPIC_CHANGES_COMMAND)) == TOPIC_CHANGES
+
+
 def test_entry_is_kind_version_and_stamp_before_the_command():
     assert encode_entry(b"\xcc", 258).hex() == "00010201000000000000cc"
 
@@ -75,6 +103,7 @@ KEYS = [
     ),
     (keys.once_key(258, "k", is_producer=False), "600000000000000102006b"),
     (keys.once_key(258, "p", is_producer=True), "6000000000000001020170"),
+    (keys.deletion_key(258), "680000000000000102"),
 ]
 
 
@@ -94,7 +123,8 @@ ROWS = [
     (rows.MetaRow(7, 2, 1000, bytes(16)), "01940702cd03e8c41000000000000000000000000000000000"),
     (rows.ClusterRow("cid", {"n2": "", "n1": "d1"}, 9), "0193a363696482a26e31a26431a26e32a009"),
     (rows.OriginRow(5, 6, b"\xaa"), "01930506c401aa"),
-    (rows.TopicRow(258, 1000, rows.TopicConfig()), "0193cd0102cd03e8920192a36c6f77a468696768"),
+    (rows.TopicRow(258, 1000, rows.TopicConfig(), 259), "0194cd0102cd03e8920192a36c6f77a468696768cd0103"),
+    (rows.DeletionRow(258, b"\x20\x01"), "0192cd0102c4022001"),
     (rows.PartitionRow(1, 9, [rows.LevelCounts(5, 500), rows.LevelCounts(3, 300)]), "01930109929205cd01f49203cd012c"),
     (rows.ConsumerRow(772, 1000, -1), "0193cd0304cd03e8ff"),
     (rows.CursorRow([rows.CursorPosition(4, 6, 5), rows.CursorPosition(0, 0, 0)]), "0191929304060593000000"),
@@ -129,6 +159,11 @@ def test_row_of_another_version_is_refused():
         rows.decode_row(b"\x02\x93", rows.OriginRow)
     with pytest.raises(CorruptionError, match="OriginRow has version nothing"):
         rows.decode_row(b"", rows.OriginRow)
+
+
+def test_topic_row_from_before_versions_is_read_with_its_default():
+    data = bytes.fromhex("0193cd0102cd03e8920192a36c6f77a468696768")
+    assert rows.decode_row(data, rows.TopicRow) == rows.TopicRow(258, 1000, rows.TopicConfig(), 0)
 
 
 def test_damaged_row_is_refused():

@@ -109,9 +109,9 @@ class MachineAndModel(RuleBasedStateMachine):
         self.node, self.restarting = Node(LIMITS), Node(LIMITS)
         for node in (self.node, self.restarting):
             node.add_topic("t", TopicConfig(PARTITIONS, tuple(f"l{n}" for n in range(LEVELS))))
-        self.epoch, self.sequence = 1, 0
+        self.sequence = 0
         self.published = 0
-        self.node.open_origin("n1")
+        self.epoch = self.node.open_origin("n1")
         self.restarting.apply(self.node.entries[-1])
 
     def send(self, *operations: AnyOperation) -> list[Result]:

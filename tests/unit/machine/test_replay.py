@@ -4,15 +4,18 @@ from random import Random
 
 import pytest
 
-from falconq_cluster.machine.commands import AnyOperation, Form, SetDisk, Tick
+from falconq_cluster.machine.commands import AnyOperation, DeleteTopic, Form, SetDisk, SetTopic, Tick, Trim
 from falconq_cluster.machine.machine import NO_OP, Machine
+from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import Node, append, pull
+
+LIMITS = MachineLimits(trim_keys_max=10)
 
 
 def history(seed: int, length: int) -> Node:
     """A node that applied a random history of everything there is."""
     random = Random(seed)
-    node = Node()
+    node = Node(LIMITS)
     node.apply(NO_OP)
     node.command(Form("cid", {"n1": "d1", "n2": "d2"}))
     epoch = node.open_origin("n1")
@@ -28,15 +31,22 @@ def history(seed: int, length: int) -> Node:
                     [append(*messages, topic=topic, level=random.randrange(3))],
                     [pull(random.randrange(1, 9), topic=topic, consumer=consumer, attempt=attempt)],
                     [Tick(), SetDisk("n1", random.choice("ab"))],
+                    [_set_topic(random, topic)],
+                    [DeleteTopic(0, topic, 0), Trim()] if random.random() < 0.3 else [Trim()],
                 ]
             )
         node.command(*operations, origin="n1", epoch=epoch, sequence=sequence)
     return node
 
 
+def _set_topic(random: Random, topic: str) -> SetTopic:
+    levels = ("low", "high", "urgent", "now")[: random.randrange(1, 5)]
+    return SetTopic(0, topic, 0, random.random() < 0.5, random.randrange(1, 4), levels)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_same_history_gives_the_same_bytes(seed: int):
-    one, other = history(seed, 60), Node()
+    one, other = history(seed, 120), Node(LIMITS)
     for entry in one.entries:
         other.apply(entry)
     assert other.machine.digest == one.machine.digest
@@ -45,7 +55,7 @@ def test_same_history_gives_the_same_bytes(seed: int):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_restart_after_any_entry_changes_nothing_that_follows(seed: int):
-    one, other = history(seed, 60), Node()
+    one, other = history(seed, 120), Node(LIMITS)
     for entry in one.entries:
         other.apply(entry)
         other.reload()
@@ -56,12 +66,12 @@ def test_restart_after_any_entry_changes_nothing_that_follows(seed: int):
 def test_restart_from_a_copy_of_the_store_continues_the_history():
     node = history(9, 60)
     cut = 30
-    other = Node()
+    other = Node(LIMITS)
     for entry in node.entries[:cut]:
         other.apply(entry)
-    copy = Node()
+    copy = Node(LIMITS)
     copy.store.write(other.everything())
-    copy.machine = Machine.load(copy.store)
+    copy.machine = Machine.load(copy.store, LIMITS)
     assert copy.machine.applied_index == cut
     for entry in node.entries[cut:]:
         copy.apply(entry)

@@ -1,0 +1,112 @@
+"""Judging a topic's settings.
+
+What lives here: the reader of the body of PUT and PATCH.
+Rules: every mistake is told, each in a sentence that names the setting, what it is, and what it may be. A setting that
+is not known is a mistake, never ignored.
+Must not know: aiohttp, routes, the topic's present settings.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from falconq_cluster.errors import FalconQError
+from falconq_cluster.gateway.fields import depth_exceeds, refuse, shown
+from falconq_cluster.machine.machine import DEFAULT_LIMITS
+from falconq_cluster.machine.rows import TopicConfig
+from falconq_cluster.machine.topics import Mistake, config_mistakes
+
+SETTINGS = ("partitions", "levels")
+_MISTAKES_MAX = 20
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSettings:
+    """What a body gives; None is not given."""
+
+    partitions: int | None = None
+    levels: tuple[str, ...] | None = None
+
+
+def read_settings(data: bytes, *, depth_max: int) -> TopicSettings:
+    """The settings of a body; an empty one gives none. Raises: bad_request, unknown_field."""
+    pairs = _read_object(data, depth_max) if data else []
+    unknown = [name for name, _ in pairs if name not in SETTINGS]
+    mistakes = [
+        (shown(name)[1:-1], f"Setting {shown(name)} is not known; known here: {', '.join(SETTINGS)}.")
+        for name in unknown
+    ]
+    names = [name for name, _ in pairs]
+    given = dict(pairs)
+    mistakes += [
+        (name, f"Setting '{name}' is there more than once; give it one value.")
+        for name in SETTINGS
+        if names.count(name) > 1
+    ]
+    partitions, levels = given.get("partitions"), given.get("levels")
+    if "partitions" in given and type(partitions) is not int:
+        mistakes.append(("partitions", f"'partitions' is {_shown_json(partitions)}; it is a whole number."))
+        partitions = None
+    if "levels" in given and not _is_list_of_names(levels):
+        text = f"'levels' is {_shown_json(levels)}; it is a list of names, least to most urgent."
+        mistakes.append(("levels", text))
+        levels = None
+    settings = TopicSettings(
+        partitions if isinstance(partitions, int) else None, tuple(levels) if isinstance(levels, list) else None
+    )
+    mistakes += _value_mistakes(settings)
+    if mistakes:
+        raise _refusal(mistakes, "unknown_field" if unknown else "bad_request")
+    return settings
+
+
+def _is_list_of_names(value: object) -> bool:
+    return isinstance(value, list) and type(value) is not _Pairs and all(isinstance(name, str) for name in value)
+
+
+def _value_mistakes(settings: TopicSettings) -> list[Mistake]:
+    defaults = TopicConfig()
+    config = TopicConfig(
+        partitions=defaults.partitions if settings.partitions is None else settings.partitions,
+        levels=defaults.levels if settings.levels is None else settings.levels,
+    )
+    return config_mistakes(config, DEFAULT_LIMITS)
+
+
+def _refusal(mistakes: list[Mistake], code: str) -> FalconQError:
+    told = mistakes[:_MISTAKES_MAX]
+    details: dict[str, object] = {
+        "field": told[0][0],
+        "mistakes": [{"field": field, "detail": sentence} for field, sentence in told],
+    }
+    return FalconQError(code, " ".join(sentence for _, sentence in told), details=details)
+
+
+def _read_object(data: bytes, depth_max: int) -> list[tuple[str, object]]:
+    """The pairs of the outermost object, repeated names included."""
+    example = 'send a JSON object such as {"partitions": 4, "levels": ["low", "high"]}'
+    try:
+        text = data.decode()
+        value = json.loads(text, object_pairs_hook=_Pairs)
+    except UnicodeDecodeError as error:
+        raise FalconQError("bad_request", f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
+    except RecursionError as error:
+        raise FalconQError("bad_request", f"the body is nested deeper than {depth_max} levels; {example}") from error
+    except ValueError as error:
+        raise FalconQError("bad_request", f"the body is not valid JSON: {str(error)[:200]}; {example}") from error
+    if depth_exceeds(data, depth_max):
+        raise FalconQError("bad_request", f"the body is nested deeper than {depth_max} levels; {example}")
+    if not isinstance(value, _Pairs):
+        raise refuse("body", f"the body is {_shown_json(value)}; {example}")
+    return list(value)
+
+
+class _Pairs(list[tuple[str, object]]):
+    """A JSON object; a plain list is an array."""
+
+
+def _shown_json(value: object) -> str:
+    if isinstance(value, _Pairs):
+        return "an object"
+    return shown(json.dumps(value, default=str))[1:-1]

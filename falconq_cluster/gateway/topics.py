@@ -1,0 +1,125 @@
+"""Topics as resources: /v1/topics and /v1/topics/{topic}.
+
+What lives here: the handlers, and what ETag and conditions mean.
+Rules: an ETag names one version of a topic's settings for ever, also over a deletion. A condition is judged where the
+change is applied, so of two clients that saw the same version one wins. Settings that are not known are refused.
+Must not know: aiohttp, the log.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlencode
+
+from falconq_cluster.broker.requests import TopicInfo, TopicRequest
+from falconq_cluster.errors import FalconQError
+from falconq_cluster.gateway import answers
+from falconq_cluster.gateway.fields import Query, check_content_type, read_name, refuse
+from falconq_cluster.gateway.minimum import wait_min_index
+from falconq_cluster.gateway.routing import Answer, Call, Route
+from falconq_cluster.gateway.seams import Service
+from falconq_cluster.gateway.settings import read_settings
+from falconq_cluster.machine.commands import ANY_VERSION, EXISTING_VERSION, MISSING_VERSION
+
+LIST_PARAMETERS = ("limit", "after")
+LIMIT_DEFAULT = 100
+LIMIT_MAX = 1000
+
+_ETAG = re.compile(r'"([1-9a-f][0-9a-f]{0,15})"')
+
+
+class TopicRoutes:
+    """The handlers, over one service."""
+
+    def __init__(self, service: Service, *, json_depth_max: int) -> None:
+        self._service = service
+        self._json_depth_max = json_depth_max
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(("GET", "HEAD"), "/v1/topics", self.listed),
+            Route(("GET", "HEAD", "PUT", "PATCH", "DELETE"), "/v1/topics/{topic}", self.topic),
+        ]
+
+    async def listed(self, call: Call) -> Answer:
+        query = Query(call.query, LIST_PARAMETERS)
+        limit = query.number("limit", least=1, most=LIMIT_MAX) or LIMIT_DEFAULT
+        after = query.text("after")
+        if after is not None:
+            after = read_name(after, "after")
+        await wait_min_index(self._service, call)
+        # One more than asked tells whether there is a next page.
+        found = self._service.topics_after(after or "", limit + 1)
+        page = found[:limit]
+        if len(found) <= limit:
+            return Answer(answers.encode_topic_page(page, None))
+        following = page[-1].topic
+        link = f'</v1/topics?{urlencode({"limit": limit, "after": following})}>; rel="next"'
+        return Answer(answers.encode_topic_page(page, following), headers={"Link": link})
+
+    async def topic(self, call: Call) -> Answer:
+        topic = read_name(call.topic, "topic")
+        Query(call.query, ())
+        match call.method:
+            case "PUT":
+                return await self._set(call, topic, is_change=False)
+            case "PATCH":
+                return await self._set(call, topic, is_change=True)
+            case "DELETE":
+                return await self._delete(call, topic)
+        await wait_min_index(self._service, call)
+        return _shown(await self._service.topic(topic))
+
+    async def _set(self, call: Call, topic: str, *, is_change: bool) -> Answer:
+        if_version = read_condition(call.header("If-Match"), call.header("If-None-Match"), may_create=not is_change)
+        body = await call.body()
+        if body:
+            check_content_type(call.header("Content-Type"), call.header("Content-Encoding"))
+        settings = read_settings(body, depth_max=self._json_depth_max)
+        await wait_min_index(self._service, call)
+        info = await self._service.set_topic(
+            TopicRequest(
+                topic=topic,
+                is_change=is_change,
+                if_version=if_version,
+                partitions=settings.partitions,
+                levels=settings.levels,
+                deadline_ms=call.deadline_ms,
+            )
+        )
+        return _shown(info)
+
+    async def _delete(self, call: Call, topic: str) -> Answer:
+        if_version = read_condition(call.header("If-Match"), call.header("If-None-Match"), may_create=False)
+        if await call.body():
+            raise refuse("body", "a topic is deleted without a body; send an empty one")
+        await wait_min_index(self._service, call)
+        index = await self._service.delete_topic(topic, if_version=if_version, deadline_ms=call.deadline_ms)
+        return Answer(answers.encode_plain({"status": "topic deleted", "topic": topic}), index=index)
+
+
+def _shown(topic: TopicInfo) -> Answer:
+    headers = {"ETag": f'"{answers.topic_version(topic)}"'}
+    if topic.is_new:
+        headers["Location"] = f"/v1/topics/{topic.topic}"
+    return Answer(answers.encode_topic(topic), status=201 if topic.is_new else 200, index=topic.index, headers=headers)
+
+
+def read_condition(if_match: str | None, if_none_match: str | None, *, may_create: bool) -> int:
+    """The version that the topic must have. Raises: bad_request, precondition_failed."""
+    if if_none_match is not None:
+        if not may_create or if_none_match.strip() != "*" or if_match is not None:
+            text = "header 'If-None-Match' is '*' and stands alone, in a PUT that shall only create; else use If-Match"
+            raise refuse("If-None-Match", text)
+        return MISSING_VERSION
+    if if_match is None:
+        return ANY_VERSION
+    tag = if_match.strip()
+    if tag == "*":
+        return EXISTING_VERSION
+    if "," in tag or not tag.endswith('"'):
+        raise refuse("If-Match", "header 'If-Match' is '*' or one ETag as it was given, with its quotes")
+    match = _ETAG.fullmatch(tag)
+    if match is None:
+        raise FalconQError("precondition_failed", "header 'If-Match' has an ETag that no topic ever had; get it again")
+    return int(match[1], 16)

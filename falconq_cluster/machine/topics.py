@@ -1,0 +1,177 @@
+"""Topics: they are created, changed and deleted.
+
+What lives here: the SetTopic and DeleteTopic operations, and what is wrong with settings.
+Rules (PROTOCOL.md P12, P16): partitions never shrink; levels never reorder or vanish, new ones are more urgent than all
+others. A change writes the topic's row alone, however many consumers there are: what they have in new partitions and
+levels is 0 by its absence. A deleted topic is gone at once, by its name; a new one of the name has another number.
+Must not know: how the keys of a deleted topic go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from falconq_cluster.machine import keys
+from falconq_cluster.machine.commands import (
+    ANY_VERSION,
+    EXISTING_VERSION,
+    MISSING_VERSION,
+    DeleteTopic,
+    Done,
+    Refused,
+    SetTopic,
+    TopicSet,
+)
+from falconq_cluster.machine.events import TopicChanged, TopicDeleted
+from falconq_cluster.machine.names import is_name
+from falconq_cluster.machine.rows import DeletionRow, TopicConfig
+from falconq_cluster.machine.state import Deletion, MachineLimits, TopicState, new_topic
+from falconq_cluster.machine.turn import Turn
+
+LEVELS_MAX = 16
+_SHOWN_CHARS_MAX = 80
+
+Mistake = tuple[str, str]
+"""(setting, sentence)."""
+
+
+def set_topic(turn: Turn, operation: SetTopic) -> TopicSet | Refused:
+    """The topic has the settings, or nothing is changed. Equal settings keep their version."""
+    topic = turn.state.topics.get(operation.topic)
+    refusal = _refused_early(turn, operation, topic)
+    if refusal is not None:
+        return refusal
+    given = {"partitions": operation.partitions, "levels": operation.levels}
+    base = topic.config if topic is not None and operation.is_change else TopicConfig()
+    config = msgspec.structs.replace(base, **{name: value for name, value in given.items() if value is not None})
+    mistakes = config_mistakes(config, turn.limits)
+    if not mistakes and topic is not None:
+        mistakes = change_mistakes(topic.config, config)
+    if mistakes:
+        return Refused("bad_request", " ".join(sentence for _, sentence in mistakes))
+    if topic is None:
+        return _answer(create_topic(turn, operation.topic, config), is_new=True)
+    if config != topic.config:
+        topic.configure(config, turn.next_number())
+        turn.put(keys.topic_key(topic.name), topic.row())
+        turn.events.append(TopicChanged(topic.name))
+    return _answer(topic, is_new=False)
+
+
+def delete_topic(turn: Turn, operation: DeleteTopic) -> Done | Refused:
+    """The name is free at once, and what the topic holds is left to be trimmed."""
+    topic = turn.state.topics.get(operation.topic)
+    if turn.is_expired(operation.not_after_ms):
+        return _expired(turn, operation.not_after_ms)
+    if topic is None:
+        return Refused("topic_not_found", f"there is no topic {operation.topic[:200]!r}")
+    refusal = _precondition(operation.if_version, topic, operation.topic)
+    if refusal is not None:
+        return refusal
+    number = turn.next_number()
+    deletion = Deletion(topic.number, b"")
+    turn.state.deletions[number] = deletion
+    del turn.state.topics[topic.name]
+    turn.delete(keys.topic_key(topic.name))
+    turn.put(keys.deletion_key(number), DeletionRow(deletion.topic, deletion.next_key))
+    turn.events.append(TopicDeleted(topic.name))
+    return Done()
+
+
+def create_topic(turn: Turn, name: str, config: TopicConfig) -> TopicState:
+    """A topic of a new number; whoever calls has judged name, settings and room."""
+    topic = new_topic(name, turn.next_number(), turn.log_time_ms, config)
+    turn.state.topics[name] = topic
+    turn.put(keys.topic_key(name), topic.row())
+    turn.events.append(TopicChanged(name))
+    return topic
+
+
+def no_room(turn: Turn) -> Refused | None:
+    """The refusal of one more topic."""
+    count, most = len(turn.state.topics) + len(turn.state.deletions), turn.limits.topics_max
+    if count < most:
+        return None
+    return Refused("overloaded", f"there are {most} topics, with those that are being deleted; more there may not be")
+
+
+def config_mistakes(config: TopicConfig, limits: MachineLimits) -> list[Mistake]:
+    """What is wrong with the settings by themselves: a sentence for each mistake."""
+    mistakes: list[Mistake] = []
+    most = limits.partitions_per_topic_max
+    if not 1 <= config.partitions <= most:
+        mistakes.append(("partitions", f"'partitions' is {config.partitions}; a topic has 1 to {most}."))
+    levels = config.levels
+    if not 1 <= len(levels) <= LEVELS_MAX:
+        mistakes.append(("levels", f"'levels' has {len(levels)} names; a topic has 1 to {LEVELS_MAX} levels."))
+    for place, name in enumerate(levels[: LEVELS_MAX + 1]):
+        if not is_name(name):
+            sentence = (
+                f"Level {place} is {name[:_SHOWN_CHARS_MAX]!r}; a name has 1 to 200 of A-Z a-z 0-9 . _ - and does not "
+                f"start with . or -."
+            )
+            mistakes.append(("levels", sentence))
+        elif name in levels[:place]:
+            mistakes.append(("levels", f"Level {name!r} is there more than once; give each level its own name."))
+    return mistakes
+
+
+def change_mistakes(old: TopicConfig, new: TopicConfig) -> list[Mistake]:
+    """What forbids a topic to go from one configuration to another."""
+    mistakes: list[Mistake] = []
+    if new.partitions < old.partitions:
+        sentence = f"'partitions' is {new.partitions}, the topic has {old.partitions}; partitions never shrink."
+        mistakes.append(("partitions", sentence))
+    if new.levels[: len(old.levels)] != old.levels:
+        sentence = (
+            f"'levels' is {_listed(new.levels)}, the topic has {_listed(old.levels)}; levels never change their name "
+            f"or place, new ones are added at the end."
+        )
+        mistakes.append(("levels", sentence))
+    return mistakes
+
+
+def _listed(levels: Sequence[str]) -> str:
+    return f"[{', '.join(levels)}]"
+
+
+def _answer(topic: TopicState, *, is_new: bool) -> TopicSet:
+    return TopicSet(
+        topic=topic.name,
+        created_ms=topic.created_ms,
+        version=topic.version,
+        partitions=topic.config.partitions,
+        levels=topic.config.levels,
+        is_new=is_new,
+    )
+
+
+def _refused_early(turn: Turn, operation: SetTopic, topic: TopicState | None) -> Refused | None:
+    if turn.is_expired(operation.not_after_ms):
+        return _expired(turn, operation.not_after_ms)
+    if topic is None and operation.is_change:
+        return Refused("topic_not_found", f"there is no topic {operation.topic[:200]!r}")
+    refusal = _precondition(operation.if_version, topic, operation.topic)
+    if refusal is not None or topic is not None:
+        return refusal
+    if not is_name(operation.topic):
+        return Refused("bad_request", f"{operation.topic[:200]!r} can't be the name of a topic")
+    return no_room(turn)
+
+
+def _precondition(if_version: int, topic: TopicState | None, name: str) -> Refused | None:
+    if topic is None:
+        if if_version in (ANY_VERSION, MISSING_VERSION):
+            return None
+        return Refused("precondition_failed", f"there is no topic {name[:200]!r}")
+    if if_version in (ANY_VERSION, EXISTING_VERSION, topic.version):
+        return None
+    if if_version == MISSING_VERSION:
+        return Refused("precondition_failed", f"topic {name!r} is there already")
+    return Refused("precondition_failed", f"topic {name!r} was changed meanwhile; get it again")
+
+
+def _expired(turn: Turn, not_after_ms: int) -> Refused:
+    return Refused("expired", f"the time to change the topic ran out at {not_after_ms}, it is {turn.log_time_ms}")

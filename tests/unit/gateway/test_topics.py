@@ -1,0 +1,198 @@
+"""Topics as resources over HTTP: what is asked of the broker, what comes back, what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from falconq_cluster.broker.requests import TopicRequest
+from falconq_cluster.errors import FalconQError
+from tests.unit.gateway.rig import TOPIC, Rig
+
+ETAG = f'"{TOPIC.version:x}"'
+SHOWN = {
+    "topic": "orders",
+    "partitions": 4,
+    "levels": ["low", "high"],
+    "createdAt": "2026-01-01T00:00:00.123Z",
+    "version": ETAG.strip('"'),
+}
+
+
+async def ask(rig: Rig, method: str, path: str, body: object = None, **headers: str) -> tuple[int, dict[str, Any], Any]:
+    data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    sent = {"Content-Type": "application/json"} if data else {}
+    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+    async with rig.session.request(method, rig.url + path, data=data, headers=sent) as response:
+        raw = await response.read()
+        return response.status, json.loads(raw) if raw else {}, response.headers
+
+
+def asked(rig: Rig) -> TopicRequest:
+    (request,) = rig.service.requests
+    assert isinstance(request, TopicRequest)
+    return request
+
+
+async def test_a_put_creates_and_says_where_and_in_which_version(rig: Rig) -> None:
+    body = {"partitions": 3, "levels": ["low", "mid", "high"]}
+    status, shown, headers = await ask(rig, "PUT", "/v1/topics/jobs", body)
+    assert status == 201
+    assert shown == SHOWN | {"topic": "jobs", "partitions": 3, "levels": ["low", "mid", "high"]}
+    assert headers["Location"] == "/v1/topics/jobs"
+    assert headers["ETag"] == ETAG
+    assert headers["FalconQ-Index"] == "12"
+    request = asked(rig)
+    assert (request.topic, request.is_change, request.partitions) == ("jobs", False, 3)
+    assert (request.levels, request.if_version) == (("low", "mid", "high"), 0)
+
+
+@pytest.mark.parametrize("body", [None, {}])
+async def test_a_put_without_settings_takes_the_defaults(rig: Rig, body: object) -> None:
+    status, shown, _ = await ask(rig, "PUT", "/v1/topics/jobs", body)
+    assert (status, shown["partitions"], shown["levels"]) == (201, 1, ["low", "high"])
+    assert (asked(rig).partitions, asked(rig).levels) == (None, None)
+
+
+async def test_a_patch_gives_only_what_shall_change(rig: Rig) -> None:
+    status, shown, headers = await ask(rig, "PATCH", "/v1/topics/orders", {"partitions": 8}, If_Match=ETAG)
+    assert (status, shown["partitions"]) == (200, 8)
+    assert "Location" not in headers
+    request = asked(rig)
+    assert (request.is_change, request.partitions, request.levels) == (True, 8, None)
+    assert request.if_version == TOPIC.version
+
+
+async def test_get_and_head_show_the_settings_with_their_etag(rig: Rig) -> None:
+    status, shown, headers = await ask(rig, "GET", "/v1/topics/orders")
+    assert (status, shown, headers["ETag"]) == (200, SHOWN, ETAG)
+    status, shown, headers = await ask(rig, "HEAD", "/v1/topics/orders")
+    assert (status, shown, headers["ETag"]) == (200, {}, ETAG)
+    status, shown, _ = await ask(rig, "GET", "/v1/topics/nothing")
+    assert (status, shown["code"]) == (404, "topic_not_found")
+
+
+async def test_a_delete_says_from_which_index_on_the_topic_is_gone(rig: Rig) -> None:
+    status, shown, headers = await ask(rig, "DELETE", "/v1/topics/orders", If_Match=ETAG, FalconQ_Min_Index="5")
+    assert (status, shown) == (200, {"status": "topic deleted", "topic": "orders"})
+    assert headers["FalconQ-Index"] == "13"
+    assert rig.service.deleted == [("orders", TOPIC.version)]
+    assert rig.service.waited_for == [5]
+    status, _, _ = await ask(rig, "DELETE", "/v1/topics/orders", {"partitions": 1})
+    assert status == 400
+
+
+async def test_the_list_comes_in_pages(rig: Rig) -> None:
+    status, shown, headers = await ask(rig, "GET", "/v1/topics?limit=2")
+    assert (status, [topic["topic"] for topic in shown["topics"]], shown["next"]) == (200, ["a", "b"], "b")
+    assert headers["Link"] == '</v1/topics?limit=2&after=b>; rel="next"'
+    status, shown, headers = await ask(rig, "GET", "/v1/topics?limit=2&after=b")
+    assert (shown["topics"], shown["next"], "Link" in headers) == ([SHOWN], None, False)
+    for query in ("limit=0", "limit=1001", "after=-", "page=2"):
+        status, _, _ = await ask(rig, "GET", f"/v1/topics?{query}")
+        assert status == 400, query
+
+
+@pytest.mark.parametrize(
+    ("condition", "version"),
+    [({"If_Match": "*"}, -1), ({"If_Match": ETAG}, TOPIC.version), ({"If_None_Match": "*"}, -2), ({}, 0)],
+)
+async def test_a_condition_is_passed_on_as_a_version(rig: Rig, condition: dict[str, str], version: int) -> None:
+    assert (await ask(rig, "PUT", "/v1/topics/orders", **condition))[0] == 201
+    assert asked(rig).if_version == version
+
+
+@pytest.mark.parametrize(
+    ("condition", "status"),
+    [
+        ({"If_Match": '"zz"'}, 412),
+        ({"If_Match": 'W/"1"'}, 412),
+        ({"If_Match": '"0"'}, 412),
+        ({"If_Match": '"11111111111111111"'}, 412),
+        ({"If_Match": '"1", "2"'}, 400),
+        ({"If_Match": "1"}, 400),
+        ({"If_None_Match": '"1"'}, 400),
+        ({"If_None_Match": "*", "If_Match": "*"}, 400),
+    ],
+)
+async def test_a_condition_that_no_topic_can_fulfil_is_refused_at_once(
+    rig: Rig, condition: dict[str, str], status: int
+) -> None:
+    assert (await ask(rig, "PUT", "/v1/topics/orders", **condition))[0] == status
+    assert rig.service.requests == []
+
+
+async def test_a_refused_condition_is_412(rig: Rig) -> None:
+    rig.service.error = FalconQError("precondition_failed", "changed meanwhile")
+    for method in ("PUT", "PATCH", "DELETE"):
+        status, shown, _ = await ask(rig, method, "/v1/topics/orders", If_Match=ETAG)
+        assert (status, shown["code"], shown["retryable"]) == (412, "precondition_failed", False)
+
+
+FUTURE = (
+    "scheduler",
+    "retention",
+    "overflow",
+    "dedupeWindowMs",
+    "leaseMs",
+    "maxDeliveries",
+    "deadLetterTopic",
+    "retry",
+    "maxInFlight",
+)
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+async def test_every_unknown_setting_is_named(rig: Rig, method: str) -> None:
+    status, shown, _ = await ask(rig, method, "/v1/topics/t", dict.fromkeys(FUTURE, 1) | {"partitions": 2})
+    assert (status, shown["code"]) == (400, "unknown_field")
+    assert [mistake["field"] for mistake in shown["details"]["mistakes"]] == list(FUTURE)
+    for name in FUTURE:
+        assert f"Setting '{name}' is not known; known here: partitions, levels." in shown["detail"]
+    assert rig.service.requests == []
+
+
+@pytest.mark.parametrize(
+    ("body", "sentences"),
+    [
+        ({"partitions": 0}, ["'partitions' is 0; a topic has 1 to 256."]),
+        ({"partitions": True}, ["'partitions' is true; it is a whole number."]),
+        ({"partitions": None}, ["'partitions' is null; it is a whole number."]),
+        ({"partitions": 10**40}, ["a topic has 1 to 256."]),
+        (
+            {"partitions": "4", "levels": "low"},
+            ["'partitions' is \"4\"; it is a whole", "'levels' is \"low\"; it is a"],
+        ),
+        ({"levels": {}}, ["'levels' is an object; it is a list of names"]),
+        ({"levels": [1]}, ["'levels' is [1]; it is a list"]),
+        ({"levels": []}, ["'levels' has 0 names"]),
+        ({"levels": ["a", "a", "-"]}, ["Level 'a' is there more than once", "Level 2 is '-'; a name has 1 to 200"]),
+        ({"levels": ["\ud800"]}, ["Level 0 is '\\ud800'"]),
+        (b'{"partitions": 1, "partitions": 2}', ["Setting 'partitions' is there more than once"]),
+        (b'{"partitions": NaN}', ["'partitions' is NaN"]),
+        (b"[]", ["the body is []; send a JSON object"]),
+        (b"{", ["the body is not valid JSON"]),
+        (b"\xff", ["the body is not UTF-8"]),
+        (b'{"levels": ' + b"[" * 100 + b"]" * 100 + b"}", ["nested deeper than 64"]),
+        (b'{"levels": ' + b"[" * 100_000, ["nested deeper than 64"]),
+        (b'{"\\ud800": 1}', ["is not known"]),
+    ],
+)
+async def test_each_mistake_is_told_in_a_sentence(rig: Rig, body: object, sentences: list[str]) -> None:
+    status, shown, _ = await ask(rig, "PUT", "/v1/topics/t", body)
+    assert status == 400
+    for sentence in sentences:
+        assert sentence in shown["detail"], shown["detail"]
+    assert rig.service.requests == []
+
+
+async def test_a_name_that_no_topic_has_and_a_body_of_another_type_are_refused(rig: Rig) -> None:
+    assert (await ask(rig, "PUT", "/v1/topics/-t"))[0] == 400
+    assert (await ask(rig, "PUT", "/v1/topics/"))[0] == 400
+    assert (await ask(rig, "PUT", "/v1/topics/t", b"a=1", Content_Type="text/plain"))[0] == 415
+    assert (await ask(rig, "PUT", "/v1/topics/t?x=1"))[0] == 400
+    assert (await ask(rig, "POST", "/v1/topics/t"))[0] == 405
+    assert (await ask(rig, "GET", "/v1/topics/t/what"))[0] == 404
+    assert rig.service.requests == []
