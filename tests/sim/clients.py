@@ -16,9 +16,22 @@ from msgspec.structs import replace
 
 from falconq_cluster.broker.waiters import Outcome
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.machine.commands import Append, Appended, AppendOnce, Duplicate, Once, Pull, Pulled, Refused
+from falconq_cluster.machine.commands import (
+    Append,
+    Appended,
+    AppendOnce,
+    ClientOperation,
+    Done,
+    Duplicate,
+    Once,
+    Pull,
+    Pulled,
+    Refused,
+    TopicSet,
+)
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.views import DeliveredMessage
+from tests.sim.admins import Admin
 from tests.sim.cluster import Host, SimCluster
 from tests.sim.nodes import RunningNode
 from tests.sim.world import US_PER_MS, Violation
@@ -40,10 +53,10 @@ class Asked:
 
     token: bytes
     """Unique bytes inside the operation; empty for a pull without an attempt."""
-    operation: Append | Pull
+    operation: ClientOperation
     node: str
     state: str = OPEN
-    result: Appended | Duplicate | Pulled | None = None
+    result: Appended | Duplicate | Pulled | TopicSet | Done | None = None
     index: int = 0
     code: str = ""
     """Why the machine refused it."""
@@ -75,6 +88,7 @@ class Clients:
         self._world = cluster.world
         self._acknowledged = acknowledged
         self._is_over = False
+        self._admin = Admin(cluster, self)
 
     def start(self) -> None:
         """Begin to ask."""
@@ -84,13 +98,15 @@ class Clients:
             self._soon(partial(self._publish_once, f"p{number}", 0 if number % 2 else 1), 10 * (number + 1))
         for number in range(self._cluster.profile.consumers):
             self._soon(partial(self._consume_again, f"c{number}"), 10 * (number + 1))
+        self._admin.start()
 
     def stop(self) -> None:
         """Ask nothing more."""
         self._is_over = True
+        self._admin.stop()
 
     def ask(
-        self, host: Host, operation: Append | Pull, token: bytes, deadline_ms: int, then: Callable[[Asked], None]
+        self, host: Host, operation: ClientOperation, token: bytes, deadline_ms: int, then: Callable[[Asked], None]
     ) -> None:
         """Hand an operation to a node; `then` is called once, with an answer or when the client gave up."""
         asked = Asked(token, operation, host.name)
@@ -136,7 +152,7 @@ class Clients:
         if isinstance(result, Refused):
             asked.code = result.code
             return REFUSED
-        if not isinstance(result, Appended | Duplicate | Pulled):
+        if not isinstance(result, Appended | Duplicate | Pulled | TopicSet | Done):
             raise Violation(f"{_name(asked)} is answered with {result}")
         asked.result, asked.index = result, outcome.index
         if isinstance(result, Pulled):
@@ -269,4 +285,6 @@ def _name(asked: Asked) -> str:
     operation = asked.operation
     if isinstance(operation, Append):
         return f"publish {asked.token.decode()}"
+    if not isinstance(operation, Pull):
+        return f"{type(operation).__name__} {operation.topic} {asked.token.decode()}"
     return f"pull {operation.consumer} of {operation.topic} {asked.token.decode()}"

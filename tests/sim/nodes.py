@@ -16,6 +16,7 @@ from random import Random
 import pysyncobj.syncobj
 
 from falconq_cluster.broker.limits import BrokerLimits
+from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.node import Node, NodeParts, NodeSettings
 from falconq_cluster.raft.core import RaftTimes
 from falconq_cluster.raft.journal import Journal
@@ -29,6 +30,9 @@ from tests.sim.world import Process, World
 DATA_DIR = "/data"
 JOURNAL_CACHE_BYTES = 20_000
 """Small, so that entries are read back from the simulated disk."""
+
+MACHINE_LIMITS = MachineLimits(trim_keys_max=5)
+"""So few that a deletion takes several commands, over which leaders may change."""
 
 
 class RunningNode:
@@ -113,6 +117,7 @@ def build_node(cluster: SimCluster, host: Host, process: Process) -> RunningNode
                 snapshot_chunk_bytes=profile.snapshot_chunk_bytes,
             ),
             broker=BrokerLimits(),
+            machine=MACHINE_LIMITS,
             journal_segment_bytes=profile.segment_bytes,
             journal_cache_bytes=JOURNAL_CACHE_BYTES,
         ),

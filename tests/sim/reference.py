@@ -4,7 +4,7 @@ What lives here: the checks after a run: the log is applied from its first entry
 store, every answer and every delivery is compared with that.
 Rules: equal stores byte for byte (a snapshot equals a replay); an acknowledged message is there once, at its place; a
 refused operation is nowhere; offsets are dense; no command takes effect twice; a consumer gets every message once, in
-order within a level, the most urgent level first.
+order within a level, the most urgent level first; a change of a topic that names a version is the only one that does.
 Must not know: how the log came to be.
 """
 
@@ -16,15 +16,20 @@ from falconq_cluster.machine.commands import (
     Append,
     Appended,
     CommandError,
+    DeleteTopic,
     Duplicate,
     Pulled,
+    SetTopic,
+    TopicSet,
     decode_command,
     decode_entry,
 )
+from falconq_cluster.machine.keys import OF_TOPICS, prefix_end, read_topic_number
 from falconq_cluster.machine.machine import Machine
+from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.views import DeliveredMessage, Views
 from falconq_cluster.storage.memory import MemoryStore
-from tests.sim.clients import DONE, REFUSED, TOPICS, Ledger
+from tests.sim.clients import DONE, REFUSED, TOPICS, Asked, Ledger
 from tests.sim.disk import TOKEN
 from tests.sim.invariants import Committed
 from tests.sim.once_model import OnceModel
@@ -38,9 +43,11 @@ Place = tuple[str, DeliveredMessage]
 class Reference:
     """The committed log, applied to a fresh machine."""
 
-    def __init__(self, committed: Committed) -> None:
+    def __init__(self, committed: Committed, limits: MachineLimits) -> None:
         self.store = MemoryStore()
-        self.machine = Machine.load(self.store)
+        self.machine = Machine.load(self.store, limits)
+        self._topic_sets: dict[int, list[TopicSet]] = {}
+        """Log index -> the settings that its operations left."""
         self._pulls: dict[int, list[tuple[Pulled, list[DeliveredMessage]]]] = {}
         """Log index -> what its pulls delivered."""
         self._once = OnceModel()
@@ -62,6 +69,8 @@ class Reference:
             self._once.applied(applied, decode_command(decode_entry(entry)[1]).operations)
         views = Views(self.machine, self.store)
         for result in applied.results:
+            if isinstance(result, TopicSet):
+                self._topic_sets.setdefault(index, []).append(result)
             if isinstance(result, Pulled):
                 self._pulls.setdefault(index, []).append((result, views.read_ranges(result.topic, result.ranges)))
 
@@ -101,7 +110,9 @@ class Reference:
                 raise Violation(f"{asked.token.decode()} was refused by {asked.node}, and is stored")
             if asked.state != DONE:
                 continue
-            if isinstance(asked.result, Appended):
+            if isinstance(asked.result, TopicSet) and asked.result not in self._topic_sets.get(asked.index, []):
+                raise Violation(f"{asked.node} answered a change with {asked.result}, entry {asked.index} says no such")
+            if isinstance(asked.result, Appended) and asked.result.topic in TOPICS:
                 self._check_appended(asked.token, asked.result, asked.index)
             elif isinstance(asked.result, Duplicate):
                 first = asked.result.first
@@ -129,6 +140,32 @@ class Reference:
             for topic, message in self.messages[token]
         ):
             raise Violation(f"{token.decode()} was acknowledged as {result} of {index}, and is {self.messages[token]}")
+
+    def check_topics(self, ledger: Ledger) -> None:
+        """Of those who saw one version of a topic, one changed it; nothing is left of what was deleted."""
+        winners: dict[int, Asked] = {}
+        shapes: dict[int, tuple[int, tuple[str, ...]]] = {}
+        for asked in sorted((a for a in ledger.asked if a.state == DONE), key=lambda a: a.index):
+            operation, result = asked.operation, asked.result
+            if isinstance(result, TopicSet):
+                shape = (result.partitions, result.levels)
+                if shapes.setdefault(result.version, shape) != shape:
+                    raise Violation(f"version {result.version} is {shape} and {shapes[result.version]}")
+            if not isinstance(operation, SetTopic | DeleteTopic) or operation.if_version <= 0:
+                continue
+            if isinstance(result, TopicSet) and result.version == operation.if_version:
+                continue
+            other = winners.setdefault(operation.if_version, asked)
+            if other is not asked:
+                raise Violation(f"entries {other.index} and {asked.index} both changed version {operation.if_version}")
+        state = self.machine.state
+        if state.deletions:
+            raise Violation(f"{len(state.deletions)} deleted topics are not trimmed")
+        numbers = {topic.number for topic in state.topics.values()}
+        for prefix in OF_TOPICS:
+            for key in self.store.scan_keys(prefix, prefix_end(prefix)):
+                if read_topic_number(key) not in numbers:
+                    raise Violation(f"key {key.hex()} is left of a topic that was deleted")
 
     def check_deliveries(self) -> None:
         """Each consumer got each message at most once, and nothing was passed over."""

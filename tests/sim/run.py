@@ -16,7 +16,7 @@ from tests.sim.clients import DONE, REFUSED, UNKNOWN, Asked, Clients
 from tests.sim.cluster import Host, SimCluster
 from tests.sim.faults import Nemesis
 from tests.sim.invariants import Invariants
-from tests.sim.nodes import RunningNode, build_node, controlled_library
+from tests.sim.nodes import MACHINE_LIMITS, RunningNode, build_node, controlled_library
 from tests.sim.reference import Reference
 from tests.sim.store import SimStore
 from tests.sim.swarm import Profile, draw_profile
@@ -108,6 +108,7 @@ class Run:
         self.clients.stop()
         for host in self.cluster.hosts.values():
             self._expect_publish(host)
+        self._expect("deleted topics are trimmed", self._all_trimmed, CONVERGED_WITHIN_US)
         self._expect("all applied the same", self._all_equal, CONVERGED_WITHIN_US)
         self.world.run(self.world.now_us + QUIET_US)
         self._expect("all applied the same, at rest", self._all_equal, CONVERGED_WITHIN_US)
@@ -132,7 +133,7 @@ class Run:
         )
 
     def _check_end(self) -> None:
-        reference = Reference(self.invariants.committed)
+        reference = Reference(self.invariants.committed, MACHINE_LIMITS)
         for host in self.cluster.hosts.values():
             node = _node(host)
             assert node is not None
@@ -140,6 +141,7 @@ class Run:
             reference.check_store(host.name, node.node.store.pairs())
         reference.check_ledger(self.clients.ledger, self.invariants.committed)
         reference.check_deliveries()
+        reference.check_topics(self.clients.ledger)
 
     # What is seen of the cluster.
 
@@ -170,6 +172,10 @@ class Run:
 
     def _all_serve(self) -> bool:
         return all(_serves(host) for host in self.cluster.hosts.values())
+
+    def _all_trimmed(self) -> bool:
+        nodes = [_node(host) for host in self.cluster.hosts.values()]
+        return all(node is not None and not node.node.machine.state.deletions for node in nodes)
 
     def _all_equal(self) -> bool:
         nodes = [_node(host) for host in self.cluster.hosts.values()]
