@@ -1,9 +1,10 @@
 """Trimming: the keys of deleted topics leave the store, a bounded number with each command.
 
 What lives here: the Trim operation.
-Rules (PROTOCOL.md P12): a command takes out at most `trim_keys_max` keys, and writes no values but the place where the
-next one goes on: a scan that began at the front would pass over all that was deleted before, each time. The oldest
-deletion goes first. What the present entry wrote or deleted is not in the store yet and is left to a later one.
+Rules (PROTOCOL.md P12): a command takes out at most `trim_keys_max` keys with about `trim_bytes_max` of records, and writes
+no values but the place where the next one goes on: a scan that began at the front would pass over all that was deleted
+before, each time. The oldest deletion goes first. What the present entry wrote or deleted is not in the store yet and is
+left to a later one.
 Must not know: why a topic was deleted, who proposes.
 """
 
@@ -24,16 +25,21 @@ class _Taken:
     """What one command has taken out so far, and how much more it may."""
 
     keys_left: int
+    bytes_max: int
     size_bytes: int = 0
     ranges: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    @property
+    def is_full(self) -> bool:
+        return self.keys_left < 1 or self.size_bytes >= self.bytes_max
 
 
 def trim(turn: Turn) -> None:
     """Takes out the next keys; a topic of which nothing is left is forgotten."""
-    taken = _Taken(turn.limits.trim_keys_max)
+    taken = _Taken(turn.limits.trim_keys_max, turn.limits.trim_bytes_max)
     for number, deletion in list(islice(turn.state.deletions.items(), taken.keys_left)):
         taken.keys_left -= 1  # for the deletion's own row
-        if taken.keys_left < 1 or turn.made(number):
+        if taken.is_full or turn.made(number):
             break
         _trim_topic(turn, number, deletion, taken)
     turn.events.append(Trimmed(tuple(taken.ranges), taken.size_bytes, is_over=not turn.state.deletions))
@@ -45,7 +51,7 @@ def _trim_topic(turn: Turn, number: int, deletion: Deletion, taken: _Taken) -> N
         start = max(start, deletion.next_key)
         has_any = False
         for key in turn.reader.scan_keys(start, stop):
-            if taken.keys_left == 0:
+            if taken.is_full:
                 deletion.next_key = key
                 turn.put(keys.deletion_key(number), DeletionRow(deletion.topic, key))
                 if has_any:

@@ -231,6 +231,19 @@ def test_trimming_takes_a_bounded_number_of_keys_with_each_command_and_leaves_no
     assert node.command(Trim()).changes[:-1] == []
 
 
+def test_trimming_takes_a_bounded_size_with_each_command():
+    node = Node(MachineLimits(trim_bytes_max=1_000))
+    for n in range(10):
+        node.publish(f"{n}" * 400)
+    node.result(delete())
+    sizes = []
+    while node.machine.state.deletions:
+        (event,) = node.command(Trim()).events
+        assert isinstance(event, Trimmed)
+        sizes.append(event.size_bytes)
+    assert sizes == [3 * 410] * 3 + [410]
+
+
 def test_what_the_trims_entry_itself_wrote_is_trimmed_by_a_later_one():
     node = Node()
     node.publish("a")
