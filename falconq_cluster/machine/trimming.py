@@ -1,10 +1,10 @@
 """Trimming: the keys of deleted topics leave the store, a bounded number with each command.
 
 What lives here: the Trim operation.
-Rules (PROTOCOL.md P12): a command takes out at most `trim_keys_max` keys with about `trim_bytes_max` of records, and writes
-no values but the place where the next one goes on: a scan that began at the front would pass over all that was deleted
-before, each time. The oldest deletion goes first. What the present entry wrote or deleted is not in the store yet and is
-left to a later one.
+Rules (PROTOCOL.md P12): a command takes out at most `trim_keys_max` keys, with about `trim_bytes_max` of records, and
+writes no values but the place where the next one goes on: a scan that began at the front would pass over all that was
+deleted before, each time. The oldest deletion goes first. What the present entry wrote or deleted is not in the store
+yet and is left to a later one.
 Must not know: why a topic was deleted, who proposes.
 """
 
