@@ -1,6 +1,6 @@
 """Simulated people who make, change and delete topics.
 
-What lives here: one administrator a run, with topics of its own.
+What lives here: one administrator, with topics of its own, in every run of an even seed.
 Rules: it gives back versions that it has seen, also old ones; it knows only what a node told it. What it publishes has
 no token, so nobody looks for it after its topic is deleted.
 Must not know: consensus, disks, faults.

@@ -82,12 +82,13 @@ class Ledger:
 class Clients:
     """All clients of a run."""
 
-    def __init__(self, cluster: SimCluster, acknowledged: Acknowledged) -> None:
+    def __init__(self, cluster: SimCluster, acknowledged: Acknowledged, *, has_admin: bool = True) -> None:
         self.ledger = Ledger()
         self._cluster = cluster
         self._world = cluster.world
         self._acknowledged = acknowledged
         self._is_over = False
+        self._has_admin = has_admin
         self._admin = Admin(cluster, self)
 
     def start(self) -> None:
@@ -98,7 +99,8 @@ class Clients:
             self._soon(partial(self._publish_once, f"p{number}", 0 if number % 2 else 1), 10 * (number + 1))
         for number in range(self._cluster.profile.consumers):
             self._soon(partial(self._consume_again, f"c{number}"), 10 * (number + 1))
-        self._admin.start()
+        if self._has_admin:
+            self._admin.start()
 
     def stop(self) -> None:
         """Ask nothing more."""

@@ -74,7 +74,7 @@ class Run:
         self.cluster = SimCluster(self.world, self.profile, build_node)
         self.cluster.on_start = self.invariants.started
         self.world.after_event = self._after_event
-        self.clients = Clients(self.cluster, self._acknowledged)
+        self.clients = Clients(self.cluster, self._acknowledged, has_admin=seed % 2 == 0)
         self.nemesis = Nemesis(self.cluster, self.leader, _is_ready)
         self.report = Report(seed, node_count)
         self.snapshot_count = 0
