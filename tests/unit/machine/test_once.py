@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from falconq_cluster.machine.commands import Append, Appended, Duplicate, Once, Refused, Result, Tick
+from falconq_cluster.machine.commands import (
+    Append,
+    Appended,
+    DeleteTopic,
+    Duplicate,
+    Once,
+    Refused,
+    Result,
+    Tick,
+    Trim,
+)
 from falconq_cluster.machine.deduping import DROPPED_PER_COMMAND_MAX, KEYS_PER_APPEND_MAX
 from falconq_cluster.machine.rows import TopicConfig
 from falconq_cluster.machine.state import MachineLimits
@@ -67,7 +77,23 @@ def test_a_repeat_that_comes_to_another_partition_is_still_one():
     node = Node()
     node.add_topic("t", TopicConfig(partitions=2))
     first = appended(node.result(keyed("a", partition=1)))
-    assert node.result(keyed("a", partition=0)) == Duplicate("t", first, 1)
+    assert node.result(keyed("a", partition=0)) == Duplicate("t", first, node.machine.applied_index - 1)
+
+
+def test_a_new_topic_of_a_deleted_ones_name_knows_none_of_its_keys():
+    node, restarting = Node(), Node()
+    first = appended(node.result(keyed("a")))
+    node.command(DeleteTopic(0, "t", 0))
+    node.command(Trim())
+    assert appended(node.result(keyed("a"))) == first
+    # The old row goes with its window, also on a node that has read it from its store.
+    node.now_ms += MachineLimits().dedupe_window_ms
+    node.command(Tick())
+    for entry in node.entries:
+        restarting.apply(entry)
+        restarting.reload()
+    assert restarting.machine.digest == node.machine.digest
+    assert not [key for key, _ in node.everything() if key[0] == 0x60]
 
 
 @pytest.mark.parametrize("other", [keyed("b"), keyed("a", level=1)])
