@@ -42,6 +42,9 @@ class Call(Protocol):
     def topic(self) -> str:
         """The path's topic, decoded, not judged yet; empty when the route has none."""
 
+    def variable(self, name: str) -> str:
+        """What stands in the path for `{name}`, decoded, not judged yet; empty when the route has none."""
+
     @property
     def query(self) -> str:
         """The query string as it came."""
@@ -65,7 +68,7 @@ Handler = Callable[[Call], Awaitable[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path with at most one variable, `{topic}`, as its last part or the one before, and its methods."""
+    """A path and its methods; a segment is as it stands, `messages:batch`, or wholly a variable, `{topic}`."""
 
     methods: tuple[str, ...]
     pattern: str
@@ -74,29 +77,39 @@ class Route:
     """Answered also when the node has too much to do."""
 
 
+@dataclass(slots=True)
+class _Place:
+    """What may follow one segment of a path."""
+
+    route: Route | None = None
+    fixed: dict[str, _Place] = field(default_factory=dict)
+    variable: _Place | None = None
+
+
 class Router:
-    """Finds routes by their segments."""
+    """Finds routes by their segments; a fixed segment wins over a variable."""
 
     def __init__(self, routes: list[Route]) -> None:
         self.routes = tuple(routes)
         self._fixed = {route.pattern: route for route in routes if "{" not in route.pattern}
-        self._with_topic: dict[tuple[str, str], Route] = {}
+        self._root = _Place()
         for route in routes:
-            if "{" in route.pattern:
-                prefix, _, action = route.pattern.partition("/{topic}")
-                self._with_topic[prefix, action.removeprefix("/")] = route
+            place = self._root
+            for segment in route.pattern.split("/"):
+                if segment.startswith("{"):
+                    place.variable = place.variable or _Place()
+                    place = place.variable
+                else:
+                    place = place.fixed.setdefault(segment, _Place())
+            place.route = route
 
-    def find(self, method: str, raw_path: str) -> tuple[Route, str]:
-        """The route and the path's topic. Raises: route_not_found, method_not_allowed."""
-        parts = raw_path.split("/")
-        topic = ""
+    def find(self, method: str, raw_path: str) -> tuple[Route, Mapping[str, str]]:
+        """The route and its variables. Raises: route_not_found, method_not_allowed."""
         route = self._fixed.get(raw_path)
-        if route is None and len(parts) == 4:  # noqa: PLR2004 ("", prefix, topic, action)
-            route = self._with_topic.get((f"/{parts[1]}", parts[3]))
-            topic = parts[2]
-            if route is None:
-                route = self._with_topic.get((f"/{parts[1]}/{parts[2]}", ""))
-                topic = parts[3]
+        segments: list[str] = []
+        if route is None:
+            segments = raw_path.split("/")
+            route = _walk(self._root, segments, 0)
         if route is None:
             known = ", ".join(sorted({known.pattern for known in self.routes}))
             raise FalconQError("route_not_found", f"there is no route {raw_path[:200]}; there are: {known}")
@@ -107,9 +120,23 @@ class Router:
                 f"{route.pattern} answers {allowed}, not {method[:20]}",
                 details={"allow": allowed},
             )
-        if "%" in topic:
-            topic = _decode(topic)
-        return route, topic
+        names = route.pattern.split("/") if segments else []
+        return route, {
+            name[1:-1]: _decode(value) if "%" in value else value
+            for name, value in zip(names, segments, strict=True)
+            if name.startswith("{")
+        }
+
+
+def _walk(place: _Place, segments: Sequence[str], position: int) -> Route | None:
+    """The route of the segments from `position` on; no deeper than the longest pattern."""
+    if position == len(segments):
+        return place.route
+    following = place.fixed.get(segments[position])
+    route = None if following is None else _walk(following, segments, position + 1)
+    if route is None and place.variable is not None:
+        route = _walk(place.variable, segments, position + 1)
+    return route
 
 
 def _decode(segment: str) -> str:

@@ -146,7 +146,7 @@ class Gateway:
         self._busy.add(request.protocol)
         self._is_idle.clear()
         try:
-            route, topic = self.router.find(request.method, request.rel_url.raw_path)
+            route, variables = self.router.find(request.method, request.rel_url.raw_path)
             if self.inflight_count > self._limits.requests_max and not route.is_probe:
                 raise FalconQError(
                     "overloaded", f"the node has {self._limits.requests_max} requests in progress; try again shortly"
@@ -154,7 +154,7 @@ class Gateway:
             call = HttpCall(
                 request,
                 route,
-                topic,
+                variables,
                 deadline_ms=started_ms + self._limits.request_timeout_ms,
                 body_bytes_max=self._limits.body_bytes_max,
                 body_timeout_ms=self._limits.request_timeout_ms,

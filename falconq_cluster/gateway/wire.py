@@ -9,7 +9,7 @@ Must not know: routes, fields, the broker.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 from aiohttp import web
@@ -24,13 +24,22 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class HttpCall:
     """A request, as handlers see it."""
 
-    __slots__ = ("_body_bytes_max", "_body_timeout_ms", "_request", "deadline_ms", "method", "query", "route", "topic")
+    __slots__ = (
+        "_body_bytes_max",
+        "_body_timeout_ms",
+        "_request",
+        "_variables",
+        "deadline_ms",
+        "method",
+        "query",
+        "route",
+    )
 
     def __init__(
         self,
         request: web.BaseRequest,
         route: Route,
-        topic: str,
+        variables: Mapping[str, str],
         *,
         deadline_ms: int,
         body_bytes_max: int,
@@ -41,9 +50,16 @@ class HttpCall:
         self._body_timeout_ms = body_timeout_ms
         self.method = request.method
         self.route = route
-        self.topic = topic
+        self._variables = variables
         self.query = request.rel_url.raw_query_string
         self.deadline_ms = deadline_ms
+
+    @property
+    def topic(self) -> str:
+        return self._variables.get("topic", "")
+
+    def variable(self, name: str) -> str:
+        return self._variables.get(name, "")
 
     def header(self, name: str) -> str | None:
         return self._request.headers.get(name)
