@@ -42,4 +42,4 @@ format: $(VENV)/.installed ## Lay out the code
 	$(BIN)/ruff format .
 
 clean: ## Remove what was made, also the data of the local cluster
-	rm -rf $(VENV) build dist falconq-data .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-tools build dist falconq-data .hypothesis .mypy_cache .pytest_cache .ruff_cache
