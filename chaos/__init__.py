@@ -1,0 +1,1 @@
+"""Experiments that break a cluster on purpose, and a judge that says whether the promises held."""
