@@ -45,8 +45,8 @@ class Event(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     attempt: int = -1
     lease_ms: int = -1
     rows: list[list[int]] | None = None
-    """Deliveries `[partition, offset, v, level, delivery count, lease]`, stored messages `[offset, v, level]`, or ends of
-    partitions `[partition, next offset]`."""
+    """Deliveries `[partition, offset, v, level, delivery count, lease]`, stored messages `[offset, v, level]`, or ends
+    of partitions `[partition, next offset]`."""
     acks: list[int] | None = None
     nacks: list[int] | None = None
     rejects: list[int] | None = None

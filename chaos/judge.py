@@ -48,8 +48,8 @@ class Verdict:
         """The verdict in lines."""
         yield (
             f"{self.kind}: {self.operations} operations, {self.acknowledged} publishes acknowledged, {self.refused} "
-            f"refused, {self.unknown} of unknown outcome, {self.delivered} deliveries, {self.leader_changes} changes of "
-            f"leader, {self.faults} faults"
+            f"refused, {self.unknown} of unknown outcome, {self.delivered} deliveries, {self.leader_changes} changes "
+            f"of leader, {self.faults} faults"
         )
         yield from (f"  void because {reason}" for reason in self.reasons)
         yield from (f"  {code}: {count}" for code, count in sorted(self.counts.items()))
