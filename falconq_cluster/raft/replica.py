@@ -34,8 +34,8 @@ class Replica:
         self._open_store = open_store
         self._limits = limits
         files.make_directory(directory)
-        # The process before may have ended because this sync failed: what it renamed is seen, and not durable. A journal
-        # that is aligned with a store that a power loss takes back has a hole.
+        # The process before may have ended because this sync failed: what it renamed is seen, and not durable. A
+        # journal that is aligned with a store that a power loss takes back has a hole.
         files.sync_directory(directory)
         self._generation = self._read_pointer()
         self._remove_leftovers()

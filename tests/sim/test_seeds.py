@@ -27,7 +27,7 @@ KEPT = {
     10800: "healing left links on which a frame takes seconds: a defect of the simulation, no leader could be kept",
     11887: "the journal's bound was less than what is written while a snapshot crosses a slow link: a limit, not a bug",
     11365: "a node was ready before its place on record was flushed: a power loss, then the next disk, elected nobody",
-    11188: "a start trusted the pointer to a new store whose sync had failed: a power loss took it back, the journal not",
+    11188: "a start trusted the pointer to a store whose sync had failed: a power loss took it back, not the journal",
     14176: "the same, at another step of the installation",
     71: "a new leader's log time was behind stamps in its own log: everything was refused as expired",
 }
