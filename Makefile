@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test prove bench lint format clean
+.PHONY: help run test prove chaos bench lint format clean
 
 help: ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: $(VENV)/.installed ## Lint, types and all tests
 
 prove: $(VENV)/.installed ## The simulation for SECONDS (default an hour), from seed FROM on
 	$(BIN)/python -m tests.sim --seeds $(or $(FROM),1)-$$(( $(or $(FROM),1) + 1000000 )) --jobs 2 --seconds $(or $(SECONDS),3600)
+
+chaos: $(VENV)/.installed ## Every experiment for SECONDS (default 120) on a local cluster; needs root
+	$(BIN)/python -m chaos run chaos/mesh/*.yaml --seconds $(or $(SECONDS),120) $(ARGS)
 
 bench: $(VENV)/.installed ## Figures of a local cluster, into docs/performance.md
 	$(BIN)/python -m bench.run --write $(ARGS)

@@ -1,0 +1,166 @@
+"""One run: a cluster, its clients, the faults of some files one after the other, and the verdict.
+
+What lives here: the order of a run, from the namespaces to the judge.
+Rules: whatever happens, the place is left as it was found. The judge sees the history only after the cluster is whole
+again; a cluster that does not become whole in a minute is a failure of its own.
+Must not know: what a fault does, what an anomaly is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from rich.console import Console
+
+from chaos.experiment import Experiment, Fault, load, paced
+from chaos.faults import End, Performer
+from chaos.history import HistoryWriter, read_history
+from chaos.judge import Verdict, judge
+from chaos.judging.coverage import Wants
+from chaos.place import Place
+from chaos.pods import FAKETIME, RAFT, Pod, build_shim
+from chaos.workloads import Clients
+
+NODES = ("n1", "n2", "n3")
+WHOLE_SECONDS = 60.0
+WATCH_SECONDS = 0.1
+ACKNOWLEDGED_MIN_PER_SECOND = 10
+
+
+async def until(what: str, probe: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until it is so. Raises: TimeoutError."""
+    end = time.monotonic() + WHOLE_SECONDS
+    while not await probe():
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {WHOLE_SECONDS:.0f} s until {what}")
+        await asyncio.sleep(WATCH_SECONDS)
+
+
+class Run:
+    """A run in a place that is made already."""
+
+    def __init__(self, place: Place, target: Path, seed: int, console: Console) -> None:
+        self.place = place
+        self.target = target
+        self.seed = seed
+        self.console = console
+
+    async def perform(self, experiments: Sequence[Experiment], seconds: float) -> Verdict:
+        """All of them, each for so long."""
+        with HistoryWriter(self.target / "history.jsonl") as writer:
+            pods = self._pods(experiments)
+            clients = Clients({name: pod.url for name, pod in pods.items()}, writer, self.seed)
+            performer = Performer(self.place, pods, self.seed)
+            supervisors = [asyncio.create_task(pod.supervise()) for pod in pods.values()]
+            watcher: asyncio.Task[None] | None = None
+            try:
+                clients.open()
+                await until("the cluster is ready", clients.are_ready)
+                watcher = asyncio.create_task(self._watch(clients, performer))
+                await until("a leader is known", performer.knows_leader)
+                clients.start(publishers=6, keyed=4, consumers=2, readers=2)
+                for experiment in experiments:
+                    await self._experiment(experiment, seconds, clients, performer)
+                await clients.finish()
+                await until("the cluster is whole again", clients.are_ready)
+                await clients.drain()
+                await until("the nodes have applied the same", clients.have_converged)
+                await clients.store()
+            finally:
+                for task in (*supervisors, *([watcher] if watcher else [])):
+                    task.cancel()
+                await asyncio.gather(*supervisors, return_exceptions=True)
+                performer.close()
+                await clients.close()
+                for pod in pods.values():
+                    pod.kill()
+                    if pod.log.exists():
+                        shutil.copy(pod.log, self.target)
+        changes = sum(experiment.changes_leader for experiment in experiments)
+        wants = Wants(
+            acknowledged_min=int(seconds * len(experiments) * ACKNOWLEDGED_MIN_PER_SECOND),
+            leader_changes_min=changes,
+            faults_min=len(experiments),
+        )
+        return judge(read_history(self.target / "history.jsonl"), wants)
+
+    def _pods(self, experiments: Sequence[Experiment]) -> dict[str, Pod]:
+        kinds = set().union(*(experiment.kinds for experiment in experiments))
+        preload = [build_shim(self.place.directory)] if "IOChaos" in kinds else []
+        if "TimeChaos" in kinds:
+            preload.append(FAKETIME)
+        peers = ",".join(f"{name}={self.place.addresses[name]}:{RAFT}" for name in NODES)
+        settings = {"FALCONQ_REQUEST_TIMEOUT_MS": "4000"}
+        return {name: Pod(name, self.place, peers, preload, settings) for name in NODES}
+
+    async def _watch(self, clients: Clients, performer: Performer) -> None:
+        """Who leads, by the highest term that a node knows."""
+        while True:
+            views = await asyncio.gather(*(clients.view(node) for node in NODES))
+            known = [(view["term"], view["leader"]) for view in views if view is not None and view["leader"]]
+            if known:
+                leader = str(max(known)[1])
+                if leader != performer.leader:
+                    performer.leader = leader
+                    clients.note("info", "leader", node=leader)
+            await asyncio.sleep(WATCH_SECONDS)
+
+    async def _experiment(self, experiment: Experiment, seconds: float, clients: Clients, performer: Performer) -> None:
+        begin = time.monotonic()
+        acknowledged = len(clients.acknowledged)
+        timed = list(paced(experiment, seconds))
+        tasks: list[asyncio.Task[None]] = []
+        for number, (at, step) in enumerate(timed):
+            await asyncio.sleep(max(0.0, begin + at - time.monotonic()))
+            if isinstance(step, Fault):
+                name = f"{experiment.name} {number}"
+                tasks.append(asyncio.create_task(self._fault(name, step, clients, performer)))
+            else:
+                await asyncio.gather(*tasks)
+                await until("the cluster is ready", clients.are_ready)
+        await asyncio.gather(*tasks)
+        await asyncio.sleep(max(0.0, begin + seconds - time.monotonic()))
+        await until(f"the cluster is whole after {experiment.name}", clients.are_ready)
+        done = len(clients.acknowledged) - acknowledged
+        moments = [begin, *clients.acknowledged[acknowledged:], time.monotonic()]
+        gap = max(after - before for before, after in pairwise(moments))
+        self.console.print(
+            f"{experiment.name}: {len(timed)} steps in {time.monotonic() - begin:.1f} s, {done} acknowledged, "
+            f"at most {gap:.2f} s without an acknowledgement"
+        )
+
+    async def _fault(self, name: str, fault: Fault, clients: Clients, performer: Performer) -> None:
+        clients.note("info", "fault begins", detail=name, mode=fault.mode)
+        end: End | None = None
+        try:
+            names, end = performer.begin(fault)
+            self.console.print(f"  {fault.mode} on {', '.join(names)} for {fault.seconds:.1f} s")
+            await asyncio.sleep(fault.seconds or 1.0)
+        finally:
+            if end is not None:
+                end()
+            clients.note("info", "fault ends", detail=name)
+
+
+def run(files: Sequence[Path], *, seconds: float, seed: int | None, target: Path, console: Console) -> Verdict:
+    """Perform the files, keep the history in the target, and judge it. Needs root."""
+    experiments = [load(path) for path in files]
+    target.mkdir(parents=True, exist_ok=True)
+    drawn = random.SystemRandom().getrandbits(32) if seed is None else seed
+    place = Place(list(NODES))
+    try:
+        place.enter()
+        verdict = asyncio.run(Run(place, target, drawn, console).perform(experiments, seconds))
+    finally:
+        place.close()
+    lines = [*verdict.describe(), f"seed {drawn}"]
+    (target / "verdict.txt").write_text("\n".join(lines) + "\n")
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
+    return verdict

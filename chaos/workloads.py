@@ -1,0 +1,235 @@
+"""Clients of the cluster, each with one operation at a time, and what they were told.
+
+What lives here: publishers with and without keys, consumers, sessions of reads, and administrators of topics.
+Rules: 503, 429 and what never reached a node are failures for sure; any other trouble leaves the outcome unknown. A
+message with a key is repeated until it is answered, at any node; one without is never repeated. A consumer repeats with
+its `attempt` until it has the batch.
+Must not know: which fault is going on, who leads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections.abc import Callable, Coroutine
+from itertools import count
+from typing import Any
+
+import aiohttp
+
+from chaos.history import Event, HistoryWriter, Kind
+
+REQUEST_SECONDS = 6.0
+PAUSE_SECONDS = 0.01
+TROUBLE_SECONDS = 0.1
+TOPIC, CONSUMER = "orders", "billing"
+LEVELS = ("low", "high")
+SURE = frozenset((429, 503))
+BATCH = 50
+PAGE = 1000
+
+
+class Clients:
+    """All clients of a run."""
+
+    def __init__(self, urls: dict[str, str], writer: HistoryWriter, seed: int) -> None:
+        self.urls = urls
+        self._names = list(urls)
+        self._writer = writer
+        self._chance = random.Random(seed)  # noqa: S311
+        self._numbers = count()
+        self._clients = count()
+        self._session: aiohttp.ClientSession | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.is_over = asyncio.Event()
+        self.acknowledged: list[float] = []
+
+    def note(self, e: Kind, f: str, **fields: Any) -> None:
+        self._writer.write(Event(time.monotonic_ns(), e, f, **fields))
+
+    def open(self) -> None:
+        """Within a running loop."""
+        timeout = aiohttp.ClientTimeout(REQUEST_SECONDS)
+        self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
+
+    def start(self, *, publishers: int, keyed: int, consumers: int, readers: int) -> None:
+        """Begin to ask."""
+        self.note("info", "topic", topic=TOPIC, mode="strict")
+        for maker, number in (
+            (self._publish_plainly, publishers), (self._publish_with_keys, keyed), (self._consume, consumers),
+            (self._read, readers), (self._administer, 1),
+        ):  # fmt: skip
+            self._tasks += [asyncio.create_task(self._go_on(maker)) for _ in range(number)]
+
+    async def finish(self) -> None:
+        """Let each end its operation; then nobody asks any more. Raises: what a client raised."""
+        self.is_over.set()
+        await asyncio.gather(*self._tasks)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    async def _go_on(self, maker: Callable[[int], Coroutine[Any, Any, bool]]) -> None:
+        """Operations one after the other, more slowly in trouble."""
+        client = next(self._clients)
+        while not self.is_over.is_set():
+            is_well = await maker(client)
+            await asyncio.sleep(PAUSE_SECONDS if is_well else TROUBLE_SECONDS)
+
+    def any_node(self) -> str:
+        return self._chance.choice(self._names)
+
+    async def ask(
+        self, method: str, node: str, path: str, **arguments: Any
+    ) -> tuple[Kind, dict[str, Any], dict[str, str]]:
+        """One request with its outcome: `ok`, `fail` or `unknown`."""
+        assert self._session is not None
+        try:
+            async with self._session.request(method, self.urls[node] + path, **arguments) as response:
+                body = json.loads(await response.read())
+                if response.status < 300:  # noqa: PLR2004
+                    return "ok", body, dict(response.headers)
+                kind: Kind = "fail" if response.status in SURE or response.status == 404 else "unknown"  # noqa: PLR2004
+                return kind, body, dict(response.headers)
+        except aiohttp.ClientConnectorError as error:
+            return "fail", {"detail": str(error)}, {}
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            return "unknown", {"detail": str(error)}, {}
+
+    async def _publish(self, client: int, v: int, level: int, topic: str, *, keyed: bool) -> tuple[Kind, int]:
+        node = self.any_node()
+        headers = {"Idempotency-Key": f"k{v}"} if keyed else {}
+        self.note("invoke", "publish", p=client, v=v, level=level, topic=topic, node=node, keyed=keyed)
+        body = {"message": v, "priority": LEVELS[level]}
+        kind, answer, _ = await self.ask("POST", node, f"/topic/{topic}/publish", json=body, headers=headers)
+        if kind == "ok":
+            place = {"partition": answer["partitionID"], "offset": answer["offset"], "index": answer["index"]}
+            self.note("ok", "publish", p=client, **place)
+            self.acknowledged.append(time.monotonic())
+            return kind, int(answer["index"])
+        self.note(kind, "publish", p=client, detail=str(answer.get("detail", ""))[:100])
+        return kind, -1
+
+    async def _publish_plainly(self, client: int) -> bool:
+        level = int(self._chance.random() < 1 / 3)
+        kind, _ = await self._publish(client, next(self._numbers), level, TOPIC, keyed=False)
+        return kind == "ok"
+
+    async def _publish_with_keys(self, client: int) -> bool:
+        v, level = next(self._numbers), self._chance.randrange(2)
+        while True:
+            kind, _ = await self._publish(client, v, level, TOPIC, keyed=True)
+            # Once in five times it is repeated although it was answered.
+            if (kind == "ok" and self._chance.random() > 0.2) or self.is_over.is_set():  # noqa: PLR2004
+                return True
+            await asyncio.sleep(PAUSE_SECONDS if kind == "ok" else TROUBLE_SECONDS)
+
+    async def _consume(self, client: int) -> bool:
+        await self.take(client)
+        return True
+
+    async def take(self, client: int) -> int:
+        """One batch, repeated until it is there; how many it had. -1 when it did not come and time is over."""
+        attempt = self._chance.getrandbits(48)
+        while True:
+            node = self.any_node()
+            self.note("invoke", "consume", p=client, topic=TOPIC, consumer=CONSUMER, node=node, attempt=attempt)
+            query = {"consumerID": CONSUMER, "batch": str(BATCH), "attempt": str(attempt)}
+            kind, answer, _ = await self.ask("GET", node, f"/topic/{TOPIC}/consume", params=query)
+            if kind == "ok":
+                rows = [
+                    [m["partitionID"], m["offset"], m["message"], m["level"], m["deliveryCount"]]
+                    for m in answer["messages"]
+                ]
+                self.note("ok", "consume", p=client, rows=rows)
+                return len(rows)
+            self.note("unknown", "consume", p=client, detail=str(answer.get("detail", ""))[:100])
+            await asyncio.sleep(TROUBLE_SECONDS)
+
+    async def _read(self, client: int) -> bool:
+        """A session: the index of one answer is the least that the next one shows, on any node."""
+        index = 0
+        for _ in range(20):
+            node = self.any_node()
+            self.note("invoke", "read", p=client, topic=TOPIC, node=node, mode="session", minimum=index)
+            headers = {"FalconQ-Min-Index": str(index)}
+            kind, answer, given = await self.ask("GET", node, f"/topics/{TOPIC}/partitions", headers=headers)
+            if kind == "ok":
+                index = int(given["FalconQ-Index"])
+                rows = [[partition["id"], partition["nextOffset"]] for partition in answer["partitions"]]
+                self.note("ok", "read", p=client, index=index, rows=rows)
+            else:
+                self.note(kind, "read", p=client)
+            await asyncio.sleep(0.05 if kind == "ok" else TROUBLE_SECONDS)
+            if self.is_over.is_set():
+                break
+        return True
+
+    async def _administer(self, client: int) -> bool:
+        """A topic is published to, deleted, and made again under its name: nothing of it comes back."""
+        topic, index = "volatile", 0
+        for _ in range(3):
+            _, applied = await self._publish(client, next(self._numbers), 0, topic, keyed=False)
+            index = max(index, applied)
+        node = self.any_node()
+        self.note("invoke", "delete", p=client, topic=topic, node=node)
+        kind, _, given = await self.ask("DELETE", node, f"/v1/topics/{topic}")
+        self.note(kind, "delete", p=client)
+        if kind != "ok":
+            return False
+        await self._publish(client, next(self._numbers), 0, topic, keyed=False)
+        node = self.any_node()
+        self.note("invoke", "read", p=client, topic=topic, node=node, mode="local")
+        headers = {"FalconQ-Min-Index": given["FalconQ-Index"]}
+        path = f"/topic/{topic}/peek?offset=0&batch={PAGE}"
+        kind, answer, given = await self.ask("GET", node, path, headers=headers)
+        rows = [[m["partitionID"], m["offset"], m["message"]] for m in answer["messages"]] if kind == "ok" else None
+        self.note(kind, "read", p=client, rows=rows, index=int(given.get("FalconQ-Index", -1)))
+        await asyncio.sleep(0.2)
+        return True
+
+    async def drain(self) -> None:
+        """Read the consumer to its end."""
+        client = next(self._clients)
+        while await self.take(client):
+            pass
+        self.note("info", "drained", topic=TOPIC, consumer=CONSUMER)
+
+    async def store(self) -> None:
+        """Write down what each node shows."""
+        for node in self.urls:
+            offset = 0
+            while True:
+                path = f"/topic/{TOPIC}/peek?offset={offset}&batch={PAGE}"
+                kind, answer, _ = await self.ask("GET", node, path)
+                if kind != "ok":
+                    await asyncio.sleep(TROUBLE_SECONDS)
+                    continue
+                rows = [[m["offset"], m["message"], m["level"]] for m in answer["messages"]]
+                self.note("info", "stored", node=node, topic=TOPIC, partition=0, rows=rows)
+                if not rows:
+                    break
+                offset = answer["nextOffset"]
+
+    async def view(self, node: str) -> dict[str, Any] | None:
+        with contextlib.suppress(KeyError):
+            kind, body, _ = await self.ask("GET", node, "/v1/cluster", timeout=aiohttp.ClientTimeout(1))
+            return body if kind == "ok" else None
+        return None
+
+    async def are_ready(self) -> bool:
+        """All nodes are ready, and have applied the same."""
+        asked = [self.ask("GET", node, "/readyz", timeout=aiohttp.ClientTimeout(1)) for node in self.urls]
+        return all(kind == "ok" for kind, _, _ in await asyncio.gather(*asked))
+
+    async def have_converged(self) -> bool:
+        """All nodes show one applied index."""
+        views = await asyncio.gather(*(self.view(node) for node in self.urls))
+        return None not in views and len({view["appliedIndex"] for view in views if view is not None}) == 1
