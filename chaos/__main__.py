@@ -22,7 +22,7 @@ def run(
     files: Annotated[list[Path], typer.Argument(help="Experiments, performed one after the other on one cluster.")],
     seconds: Annotated[float, typer.Option(help="For each of them.")] = 30.0,
     seed: Annotated[int | None, typer.Option(help="Who is hit, what is sent; drawn when it is not given.")] = None,
-    target: Annotated[Path, typer.Option(help="Where the history, the verdict and the logs go.")] = Path("chaos-run"),
+    target: Annotated[Path, typer.Option(help="Where the history and the report go.")] = Path("chaos-run/last"),
 ) -> None:
     """Perform experiments on a local cluster, and judge what its clients saw."""
     verdict = run_files(files, seconds=seconds, seed=seed, target=target, console=console)

@@ -21,10 +21,12 @@ from rich.console import Console
 from chaos.experiment import Experiment, Fault, load, paced
 from chaos.faults import End, Performer
 from chaos.history import HistoryWriter, read_history
-from chaos.judge import Verdict, judge
+from chaos.judge import Verdict, judge_history
 from chaos.judging.coverage import Wants
+from chaos.judging.model import fold
 from chaos.place import Place
 from chaos.pods import FAKETIME, RAFT, Pod, build_shim
+from chaos.report import write_report
 from chaos.workloads import Clients
 
 NODES = ("n1", "n2", "n3")
@@ -88,7 +90,12 @@ class Run:
             leader_changes_min=changes,
             faults_min=len(experiments),
         )
-        return judge(read_history(self.target / "history.jsonl"), wants)
+        history = fold(read_history(self.target / "history.jsonl"))
+        verdict = judge_history(history, wants)
+        files = " ".join(f"chaos/mesh/{experiment.name}.yaml" for experiment in experiments)
+        again = f"python -m chaos run {files} --seconds {seconds:g} --seed {self.seed}"
+        write_report(self.target, history, verdict, repeat=again)
+        return verdict
 
     def _pods(self, experiments: Sequence[Experiment]) -> dict[str, Pod]:
         kinds = set().union(*(experiment.kinds for experiment in experiments))
