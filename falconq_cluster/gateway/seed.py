@@ -61,27 +61,9 @@ class SeedRoutes:
     async def publish(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")
         Query(call.query, ())
-        key = read_idempotency_key(call.headers("Idempotency-Key"))
-        check_content_type(call.header("Content-Type"), call.header("Content-Encoding"))
-        body = read_publish(await call.body(), depth_max=self._json_depth_max)
-        producer = read_producer(bytes(body.producer))
-        if key is not None and producer is not None:
-            raise refuse("producer", "there are both an 'Idempotency-Key' and a 'producer'; give one of them")
+        request = await read_json_publish(call, topic, depth_max=self._json_depth_max)
         await wait_min_index(self._service, call)
-        headers = bytes(body.headers)
-        published = await self._service.publish(
-            PublishRequest(
-                topic=topic,
-                message=bytes(body.message),
-                priority=body.priority,
-                partition_key=body.partition_key,
-                partition=body.partition,
-                headers=None if headers in (b"", b"null") else headers,
-                idempotency_key=key,
-                producer=None if producer is None else Producer(id=producer[0], sequence=producer[1]),
-                deadline_ms=call.deadline_ms,
-            )
-        )
+        published = await self._service.publish(request)
         replayed = REPLAYED if published.duplicate else {}
         return Answer(answers.encode_published(published), index=published.index, headers=replayed)
 
@@ -137,6 +119,28 @@ class SeedRoutes:
         Query(call.query, ())
         await wait_min_index(self._service, call)
         return Answer(answers.encode_partitions(topic, self._service.partitions(topic)))
+
+
+async def read_json_publish(call: Call, topic: str, *, depth_max: int) -> PublishRequest:
+    """The request of a publish with a JSON body. Raises: FalconQError."""
+    key = read_idempotency_key(call.headers("Idempotency-Key"))
+    check_content_type(call.header("Content-Type"), call.header("Content-Encoding"))
+    body = read_publish(await call.body(), depth_max=depth_max)
+    producer = read_producer(bytes(body.producer))
+    if key is not None and producer is not None:
+        raise refuse("producer", "there are both an 'Idempotency-Key' and a 'producer'; give one of them")
+    headers = bytes(body.headers)
+    return PublishRequest(
+        topic=topic,
+        message=bytes(body.message),
+        priority=body.priority,
+        partition_key=body.partition_key,
+        partition=body.partition,
+        headers=None if headers in (b"", b"null") else headers,
+        idempotency_key=key,
+        producer=None if producer is None else Producer(id=producer[0], sequence=producer[1]),
+        deadline_ms=call.deadline_ms,
+    )
 
 
 def _next_page(request: PeekRequest, batch: Batch) -> dict[str, str]:

@@ -21,6 +21,7 @@ from falconq_cluster.clock import Clock
 from falconq_cluster.config import Address
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway.answers import PROBLEM_JSON, RETRY_AFTER_SECONDS, encode_problem
+from falconq_cluster.gateway.messages import MessageRoutes
 from falconq_cluster.gateway.operations import OperationRoutes
 from falconq_cluster.gateway.routing import Answer, Route, Router
 from falconq_cluster.gateway.seams import NodeStatus, Service
@@ -80,7 +81,8 @@ class Gateway:
         seed = SeedRoutes(service, long_poll_ms_max=limits.long_poll_ms_max, json_depth_max=limits.json_depth_max)
         operations = OperationRoutes(node, metrics, lambda: self._is_draining)
         topics = TopicRoutes(service, json_depth_max=limits.json_depth_max)
-        self.router = Router([*seed.routes(), *topics.routes(), *operations.routes()])
+        messages = MessageRoutes(service, json_depth_max=limits.json_depth_max)
+        self.router = Router([*seed.routes(), *topics.routes(), *messages.routes(), *operations.routes()])
         metrics.before_scrape(self._update_gauges)
 
     @property

@@ -1,0 +1,125 @@
+"""Messages as resources: /v1/topics/{topic}/messages.
+
+What lives here: the handler of a publish as JSON or as a raw body, and how a raw body becomes a message.
+Rules: a body of type application/json is the publish body of the seed route; one of any other type is the message
+itself. Raw text is kept as a JSON string, all else as one in base64, and the message's headers say which.
+Must not know: aiohttp, the log.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+
+import msgspec
+
+from falconq_cluster.broker.requests import Published, PublishRequest
+from falconq_cluster.errors import FalconQError
+from falconq_cluster.gateway import answers
+from falconq_cluster.gateway.fields import (
+    PARTITION_KEY_CHARS_MAX,
+    Query,
+    read_idempotency_key,
+    read_name,
+    refuse,
+    shown,
+)
+from falconq_cluster.gateway.minimum import wait_min_index
+from falconq_cluster.gateway.routing import JSON, Answer, Call, Route
+from falconq_cluster.gateway.seams import Service
+from falconq_cluster.gateway.seed import REPLAYED, read_json_publish
+
+PRIORITY = "FalconQ-Priority"
+KEY = "FalconQ-Key"
+CONTENT_TYPE_CHARS_MAX = 256
+PRIORITY_DIGITS_MAX = 5
+"""As many as the largest number of a level in a JSON body has."""
+
+_encoder = msgspec.json.Encoder()
+
+
+class MessageRoutes:
+    """The handlers, over one service."""
+
+    def __init__(self, service: Service, *, json_depth_max: int) -> None:
+        self._service = service
+        self._json_depth_max = json_depth_max
+
+    def routes(self) -> list[Route]:
+        return [Route(("POST",), "/v1/topics/{topic}/messages", self.publish)]
+
+    async def publish(self, call: Call) -> Answer:
+        topic = read_name(call.topic, "topic")
+        Query(call.query, ())
+        if _media_type(call.header("Content-Type") or JSON) == JSON:
+            for name in (PRIORITY, KEY):
+                if call.headers(name):
+                    raise refuse(name, f"header '{name}' is for raw bodies; in JSON, give the field in the body")
+            request = await read_json_publish(call, topic, depth_max=self._json_depth_max)
+        else:
+            request = await _read_raw_publish(call, topic)
+        await wait_min_index(self._service, call)
+        return _made(await self._service.publish(request))
+
+
+def _media_type(value: str) -> str:
+    return value.partition(";")[0].strip().lower()
+
+
+async def _read_raw_publish(call: Call, topic: str) -> PublishRequest:
+    """The body is the message. Raises: bad_request, unsupported_media_type."""
+    key = read_idempotency_key(call.headers("Idempotency-Key"))
+    content_type = call.header("Content-Type") or ""
+    encoding = call.header("Content-Encoding")
+    if encoding is not None and encoding.strip().lower() != "identity":
+        text = f"Content-Encoding is {shown(encoding)}; send the body without compression"
+        raise FalconQError("unsupported_media_type", text)
+    if len(content_type) > CONTENT_TYPE_CHARS_MAX or not content_type.isascii():
+        text = f"header 'Content-Type' has at most {CONTENT_TYPE_CHARS_MAX} ASCII characters"
+        raise refuse("Content-Type", text)
+    priority = _single(call, PRIORITY)
+    partition_key = _single(call, KEY)
+    if partition_key is not None and not (
+        partition_key.isascii() and 1 <= len(partition_key) <= PARTITION_KEY_CHARS_MAX
+    ):
+        raise refuse(KEY, f"header '{KEY}' is {shown(partition_key)}; a key has 1 to 256 ASCII characters here")
+    message, headers = raw_message(await call.body(), content_type)
+    return PublishRequest(
+        topic=topic,
+        message=message,
+        priority=_level(priority),
+        partition_key=partition_key,
+        headers=headers,
+        idempotency_key=key,
+        deadline_ms=call.deadline_ms,
+    )
+
+
+def raw_message(body: bytes, content_type: str) -> tuple[bytes, bytes]:
+    """(message, headers) as JSON: UTF-8 text as a string, all else in base64."""
+    headers = {"contentType": content_type}
+    if _media_type(content_type).startswith("text/"):
+        try:
+            return _encoder.encode(body.decode()), _encoder.encode(headers)
+        except UnicodeDecodeError:
+            pass  # In another charset, which base64 keeps.
+    headers["encoding"] = "base64"
+    return _encoder.encode(b64encode(body).decode()), _encoder.encode(headers)
+
+
+def _single(call: Call, name: str) -> str | None:
+    values = call.headers(name)
+    if len(values) > 1:
+        raise refuse(name, f"header '{name}' is there more than once; give it one value")
+    return values[0] if values else None
+
+
+def _level(value: str | None) -> str | int | None:
+    """A number, or else a level's name."""
+    if value is not None and value.isascii() and value.isdigit() and len(value) <= PRIORITY_DIGITS_MAX:
+        return int(value)
+    return value
+
+
+def _made(published: Published) -> Answer:
+    replayed = REPLAYED if published.duplicate else {}
+    return Answer(answers.encode_published(published), status=201, index=published.index, headers=replayed)

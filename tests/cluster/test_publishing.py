@@ -1,0 +1,31 @@
+"""The guide to publishing runs on real nodes."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64decode
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.cluster.harness import Cluster
+from tests.cluster.test_exactly_once import run_command
+
+GUIDE = Path(__file__).parents[2] / "docs" / "publishing.md"
+
+
+async def test_the_commands_of_the_guide_are_answered_as_it_says(make_cluster: Callable[..., Cluster]) -> None:
+    cluster = make_cluster()
+    cluster.start()
+    await cluster.wait_ready()
+    nodes = list(cluster.nodes.values())
+    lines = [line.strip() for line in GUIDE.read_text().splitlines() if line.startswith("    curl ")]
+    answers = [await asyncio.to_thread(run_command, line, nodes) for line in lines]
+    assert [(status, body["priority"]) for status, _, body in answers] == [(201, "high"), (201, "high"), (201, "low")]
+    await cluster.converge()
+    for node in nodes:
+        json_one, text, raw = await cluster.read_all(node, "orders")
+        assert (json_one["message"], json_one["headers"]) == ({"order": 17}, None)
+        assert (text["message"], text["partitionKey"]) == ("order 18", "customer-4")
+        assert text["headers"] == {"contentType": "text/plain"}
+        assert b64decode(raw["message"]) == b"order 19"
+        assert raw["headers"] == {"contentType": "application/octet-stream", "encoding": "base64"}
