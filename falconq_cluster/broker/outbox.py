@@ -306,7 +306,7 @@ def _size(operation: ClientOperation) -> int:
         named = len(operation.once.name) + _ONCE_BYTES if isinstance(operation, AppendOnce) else 0
         return len(operation.records) + len(operation.topic) + 48 + named
     if isinstance(operation, SetTopic | DeleteTopic):
-        levels = operation.levels or () if isinstance(operation, SetTopic) else ()
+        levels = operation.given.levels or () if isinstance(operation, SetTopic) else ()
         return len(operation.topic) + 64 + sum(len(level) + 8 for level in levels)
     remembered = operation.count_max * _RANGE_BYTES if operation.attempt else 0
     return len(operation.topic) + len(operation.consumer) + len(operation.attempt) + 64 + remembered

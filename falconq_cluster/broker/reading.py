@@ -157,8 +157,7 @@ def topic_info(topic: TopicView, index: int) -> TopicInfo:
     """A topic as this node has it at the index."""
     return TopicInfo(
         topic=topic.name,
-        partitions=topic.config.partitions,
-        levels=topic.config.levels,
+        config=topic.config,
         created_ms=topic.created_ms,
         version=topic.version,
         index=index,
@@ -169,8 +168,7 @@ def topic_set(result: TopicSet, index: int) -> TopicInfo:
     """A topic as a command left it."""
     return TopicInfo(
         topic=result.topic,
-        partitions=result.partitions,
-        levels=result.levels,
+        config=result.config,
         created_ms=result.created_ms,
         version=result.version,
         index=index,

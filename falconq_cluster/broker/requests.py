@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from falconq_cluster.machine.settings import TopicConfig, TopicSettings
+
 ORDER_OFFSET = "offset"
 ORDER_DELIVERY = "delivery"
 
@@ -146,11 +148,10 @@ class TopicRequest:
 
     topic: str
     is_change: bool
-    """Settings that are None stay, and the topic must exist; otherwise they take their defaults."""
+    """Settings that are not given stay, and the topic must exist; otherwise they take their defaults."""
     if_version: int = 0
     """As in `machine.commands.SetTopic`."""
-    partitions: int | None = None
-    levels: tuple[str, ...] | None = None
+    given: TopicSettings = field(default_factory=TopicSettings)
     deadline_ms: int
 
 
@@ -159,9 +160,7 @@ class TopicInfo:
     """A topic as it is shown."""
 
     topic: str
-    partitions: int
-    levels: tuple[str, ...]
-    """Least to most urgent."""
+    config: TopicConfig
     created_ms: int
     version: int
     """Another one after each change of the settings, never used twice."""

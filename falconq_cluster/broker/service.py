@@ -41,7 +41,7 @@ from falconq_cluster.machine.commands import (
     TopicSet,
 )
 from falconq_cluster.machine.records import RecordError, pack_record
-from falconq_cluster.machine.rows import TopicConfig
+from falconq_cluster.machine.settings import TopicConfig
 
 
 class BrokerService:
@@ -166,8 +166,7 @@ class BrokerService:
             topic=request.topic,
             if_version=request.if_version,
             is_change=request.is_change,
-            partitions=request.partitions,
-            levels=request.levels,
+            given=request.given,
         )
         outcome = await self._outcome(operation, request.deadline_ms)
         return topic_set(accepted(outcome, TopicSet), outcome.index)

@@ -175,7 +175,7 @@ def encode_topic_page(topics: Sequence[TopicInfo], following: str | None) -> byt
 
 def _topic(topic: TopicInfo) -> TopicAnswer:
     created = rfc3339(topic.created_ms)
-    return TopicAnswer(topic.topic, topic.partitions, topic.levels, created, topic_version(topic))
+    return TopicAnswer(topic.topic, topic.config.partitions, topic.config.levels, created, topic_version(topic))
 
 
 def encode_plain(value: dict[str, object]) -> bytes:

@@ -9,24 +9,40 @@ Must not know: aiohttp, routes, the topic's present settings.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+
+import msgspec
 
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway.fields import depth_exceeds, refuse, shown
 from falconq_cluster.machine.machine import DEFAULT_LIMITS
-from falconq_cluster.machine.rows import TopicConfig
+from falconq_cluster.machine.settings import TopicConfig, TopicSettings, with_settings
 from falconq_cluster.machine.topics import Mistake, config_mistakes
 
-SETTINGS = ("partitions", "levels")
 _MISTAKES_MAX = 20
 
 
-@dataclass(frozen=True, slots=True)
-class TopicSettings:
-    """What a body gives; None is not given."""
+class _WrongKindError(Exception):
+    """The value is not of the setting's kind; its text says what it is instead of what."""
 
-    partitions: int | None = None
-    levels: tuple[str, ...] | None = None
+
+def _number(value: object) -> int:
+    if type(value) is not int:
+        raise _WrongKindError("it is a whole number")
+    return value
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or type(value) is _Pairs or not all(isinstance(name, str) for name in value):
+        raise _WrongKindError("it is a list of names, least to most urgent")
+    return tuple(value)
+
+
+SETTINGS: dict[str, tuple[str, Callable[[object], object]]] = {
+    "partitions": ("partitions", _number),
+    "levels": ("levels", _names),
+}
+"""Name in JSON -> field of `TopicSettings`, and what reads its value. An object is given as `_Pairs`."""
 
 
 def read_settings(data: bytes, *, depth_max: int) -> TopicSettings:
@@ -38,40 +54,25 @@ def read_settings(data: bytes, *, depth_max: int) -> TopicSettings:
         for name in unknown
     ]
     names = [name for name, _ in pairs]
-    given = dict(pairs)
     mistakes += [
         (name, f"Setting '{name}' is there more than once; give it one value.")
         for name in SETTINGS
         if names.count(name) > 1
     ]
-    partitions, levels = given.get("partitions"), given.get("levels")
-    if "partitions" in given and type(partitions) is not int:
-        mistakes.append(("partitions", f"'partitions' is {_shown_json(partitions)}; it is a whole number."))
-        partitions = None
-    if "levels" in given and not _is_list_of_names(levels):
-        text = f"'levels' is {_shown_json(levels)}; it is a list of names, least to most urgent."
-        mistakes.append(("levels", text))
-        levels = None
-    settings = TopicSettings(
-        partitions if isinstance(partitions, int) else None, tuple(levels) if isinstance(levels, list) else None
-    )
-    mistakes += _value_mistakes(settings)
+    values: dict[str, object] = {}
+    for name, value in dict(pairs).items():
+        if name not in SETTINGS:
+            continue
+        field, read = SETTINGS[name]
+        try:
+            values[field] = read(value)
+        except _WrongKindError as error:
+            mistakes.append((name, f"'{name}' is {_shown_json(value)}; {error}."))
+    settings = msgspec.structs.replace(TopicSettings(), **values)
+    mistakes += config_mistakes(with_settings(TopicConfig(), settings), DEFAULT_LIMITS)
     if mistakes:
         raise _refusal(mistakes, "unknown_field" if unknown else "bad_request")
     return settings
-
-
-def _is_list_of_names(value: object) -> bool:
-    return isinstance(value, list) and type(value) is not _Pairs and all(isinstance(name, str) for name in value)
-
-
-def _value_mistakes(settings: TopicSettings) -> list[Mistake]:
-    defaults = TopicConfig()
-    config = TopicConfig(
-        partitions=defaults.partitions if settings.partitions is None else settings.partitions,
-        levels=defaults.levels if settings.levels is None else settings.levels,
-    )
-    return config_mistakes(config, DEFAULT_LIMITS)
 
 
 def _refusal(mistakes: list[Mistake], code: str) -> FalconQError:

@@ -75,15 +75,14 @@ class TopicRoutes:
         body = await call.body()
         if body:
             check_content_type(call.header("Content-Type"), call.header("Content-Encoding"))
-        settings = read_settings(body, depth_max=self._json_depth_max)
+        given = read_settings(body, depth_max=self._json_depth_max)
         await wait_min_index(self._service, call)
         info = await self._service.set_topic(
             TopicRequest(
                 topic=topic,
                 is_change=is_change,
                 if_version=if_version,
-                partitions=settings.partitions,
-                levels=settings.levels,
+                given=given,
                 deadline_ms=call.deadline_ms,
             )
         )

@@ -16,7 +16,7 @@ from falconq_cluster.machine.events import LevelGrew
 from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.names import is_name
 from falconq_cluster.machine.records import RECORD_BYTES_MIN, pack_batch
-from falconq_cluster.machine.rows import TopicConfig
+from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.machine.state import TopicState
 from falconq_cluster.machine.topics import create_topic, no_room
 from falconq_cluster.machine.turn import Turn

@@ -14,6 +14,8 @@ import struct
 
 import msgspec
 
+from falconq_cluster.machine.settings import TopicConfig, TopicSettings
+
 ENTRY_KIND = 0
 """First byte of a log entry of ours; PySyncObj's own no-op has 1."""
 ENTRY_VERSION = 1
@@ -119,9 +121,7 @@ class SetTopic(Operation, frozen=True, tag=10):
     """The version that the topic must have, or one of the three constants above; else `precondition_failed`."""
     is_change: bool
     """Settings that are not given stay, and the topic must exist; otherwise they take their defaults."""
-    partitions: int | None
-    """None is not given; so it is with all settings."""
-    levels: tuple[str, ...] | None
+    given: TopicSettings
 
 
 class DeleteTopic(Operation, frozen=True, tag=11):
@@ -219,8 +219,7 @@ class TopicSet(msgspec.Struct, frozen=True, tag=True):
     topic: str
     created_ms: int
     version: int
-    partitions: int
-    levels: tuple[str, ...]
+    config: TopicConfig
     is_new: bool
 
 

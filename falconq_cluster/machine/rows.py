@@ -15,6 +15,7 @@ import msgspec
 
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine.commands import Range
+from falconq_cluster.machine.settings import TopicConfig
 
 ROW_VERSION = 1
 
@@ -52,14 +53,6 @@ class OriginRow(Row, frozen=True):
     epoch: int
     last_sequence: int
     nonce: bytes
-
-
-class TopicConfig(Row, frozen=True):
-    """The settings of a topic; the defaults are those of a topic that a publish creates."""
-
-    partitions: int = 1
-    levels: tuple[str, ...] = ("low", "high")
-    """Least to most urgent, 1 to 16 names."""
 
 
 class TopicRow(Row, frozen=True):

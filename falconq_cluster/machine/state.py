@@ -27,10 +27,10 @@ from falconq_cluster.machine.rows import (
     LevelCounts,
     OriginRow,
     PartitionRow,
-    TopicConfig,
     TopicRow,
     decode_row,
 )
+from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.storage.store import Reader
 
 TAIL_KEPT_COUNT = 32

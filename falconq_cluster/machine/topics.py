@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import (
     ANY_VERSION,
@@ -26,7 +24,8 @@ from falconq_cluster.machine.commands import (
 )
 from falconq_cluster.machine.events import TopicChanged, TopicDeleted
 from falconq_cluster.machine.names import is_name
-from falconq_cluster.machine.rows import DeletionRow, TopicConfig
+from falconq_cluster.machine.rows import DeletionRow
+from falconq_cluster.machine.settings import TopicConfig, with_settings
 from falconq_cluster.machine.state import Deletion, MachineLimits, TopicState, new_topic
 from falconq_cluster.machine.turn import Turn
 
@@ -43,9 +42,8 @@ def set_topic(turn: Turn, operation: SetTopic) -> TopicSet | Refused:
     refusal = _refused_early(turn, operation, topic)
     if refusal is not None:
         return refusal
-    given = {"partitions": operation.partitions, "levels": operation.levels}
     base = topic.config if topic is not None and operation.is_change else TopicConfig()
-    config = msgspec.structs.replace(base, **{name: value for name, value in given.items() if value is not None})
+    config = with_settings(base, operation.given)
     mistakes = config_mistakes(config, turn.limits)
     if not mistakes and topic is not None:
         mistakes = change_mistakes(topic.config, config)
@@ -142,8 +140,7 @@ def _answer(topic: TopicState, *, is_new: bool) -> TopicSet:
         topic=topic.name,
         created_ms=topic.created_ms,
         version=topic.version,
-        partitions=topic.config.partitions,
-        levels=topic.config.levels,
+        config=topic.config,
         is_new=is_new,
     )
 

@@ -20,7 +20,7 @@ from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Range
 from falconq_cluster.machine.machine import Machine
 from falconq_cluster.machine.records import batch_records, read_batch_header
-from falconq_cluster.machine.rows import TopicConfig
+from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.machine.state import LevelState, PartitionState, TopicState, first_undelivered
 from falconq_cluster.storage.store import Reader
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from falconq_cluster.machine.commands import ANY_VERSION, Append, ClientOperation, DeleteTopic, SetTopic, TopicSet
 from falconq_cluster.machine.records import pack_record
+from falconq_cluster.machine.settings import TopicSettings
 from tests.sim.cluster import Host, SimCluster
 from tests.sim.world import US_PER_MS
 
@@ -84,14 +85,15 @@ class Admin:
         if_version = random.choice(seen).version if seen and random.random() < 0.5 else ANY_VERSION
         if kind < 0.7:
             return DeleteTopic(0, topic, if_version)
-        partitions, level_count = (seen[-1].partitions, len(seen[-1].levels)) if seen else (1, 1)
+        partitions, level_count = (seen[-1].config.partitions, len(seen[-1].config.levels)) if seen else (1, 1)
         return SetTopic(
             not_after_ms=0,
             topic=topic,
             if_version=if_version,
             is_change=random.random() < 0.5,
-            partitions=min(PARTITIONS_MAX, partitions + random.randrange(2)),
-            levels=LEVELS[: level_count + random.randrange(2)],
+            given=TopicSettings(
+                min(PARTITIONS_MAX, partitions + random.randrange(2)), LEVELS[: level_count + random.randrange(2)]
+            ),
         )
 
     def _answered(self, asked: Answered) -> None:

@@ -148,7 +148,7 @@ class Reference:
         for asked in sorted((a for a in ledger.asked if a.state == DONE), key=lambda a: a.index):
             operation, result = asked.operation, asked.result
             if isinstance(result, TopicSet):
-                shape = (result.partitions, result.levels)
+                shape = (result.config.partitions, result.config.levels)
                 if shapes.setdefault(result.version, shape) != shape:
                     raise Violation(f"version {result.version} is {shape} and {shapes[result.version]}")
             if not isinstance(operation, SetTopic | DeleteTopic) or operation.if_version <= 0:

@@ -21,7 +21,7 @@ from falconq_cluster.broker.requests import (
 )
 from falconq_cluster.broker.service import BrokerService
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.machine.rows import TopicConfig
+from falconq_cluster.machine.settings import TopicConfig, TopicSettings
 from falconq_cluster.machine.state import new_topic
 from tests.unit.broker.loopback import START_MS, Loopback, append, stored
 
@@ -167,11 +167,16 @@ async def test_a_topic_is_set_shown_listed_and_deleted():
     rig = Rig("n1", "n2")
     deadline_ms = rig.cluster.clock.now_ms + 5_000
     one, two = rig.services["n1"], rig.services["n2"]
-    request = TopicRequest(topic="t", is_change=False, partitions=2, levels=("a", "b"), deadline_ms=deadline_ms)
+    request = TopicRequest(topic="t", is_change=False, given=TopicSettings(2, ("a", "b")), deadline_ms=deadline_ms)
     made = await rig.run(one.set_topic(request))
-    assert (made.is_new, made.partitions, made.levels, made.index) == (True, 2, ("a", "b"), made.version >> 20)
+    assert (made.is_new, made.config.partitions, made.config.levels, made.index) == (
+        True,
+        2,
+        ("a", "b"),
+        made.version >> 20,
+    )
     seen = await rig.run(two.topic("t"))
-    assert (seen.version, seen.levels, seen.created_ms, seen.is_new) == (
+    assert (seen.version, seen.config.levels, seen.created_ms, seen.is_new) == (
         made.version,
         ("a", "b"),
         made.created_ms,
@@ -181,7 +186,7 @@ async def test_a_topic_is_set_shown_listed_and_deleted():
     assert [info.topic for info in two.topics_after("", 10)] == ["s", "t"]
     assert [info.topic for info in two.topics_after("", 1)] == ["s"]
     assert [info.topic for info in two.topics_after("s", 10)] == ["t"]
-    smaller = replace(request, partitions=1)
+    smaller = replace(request, given=TopicSettings(1))
     assert await rig.refused(one.set_topic(smaller)) == "bad_request"
     assert await rig.refused(one.set_topic(replace(request, if_version=1))) == "precondition_failed"
     assert await rig.refused(one.delete_topic("t", if_version=1, deadline_ms=deadline_ms)) == "precondition_failed"

@@ -12,13 +12,14 @@ from falconq_cluster.broker.requests import ConsumeRequest
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import DeleteTopic, Done, SetTopic, TopicSet, Trim, decode_command, decode_entry
 from falconq_cluster.machine.keys import OF_TOPICS
+from falconq_cluster.machine.settings import TopicSettings
 from tests.unit.broker.loopback import Loopback, Member, append, commands_of, error_of, pull, settled
 
 INTERVAL_MS = BrokerLimits().trim_interval_ms
 
 
 def put(topic: str = "t", partitions: int = 1, *, if_version: int = 0) -> SetTopic:
-    return SetTopic(0, topic, if_version, is_change=False, partitions=partitions, levels=None)
+    return SetTopic(0, topic, if_version, is_change=False, given=TopicSettings(partitions))
 
 
 def trims_of(cluster: Loopback) -> int:
@@ -50,7 +51,7 @@ def test_a_topic_is_made_changed_and_deleted_through_any_node(through: str):
     one, two, gone = (ask.outcome.result for ask in asks)
     assert isinstance(one, TopicSet)
     assert isinstance(two, TopicSet)
-    assert (one.is_new, two.is_new, two.partitions) == (True, False, 2)
+    assert (one.is_new, two.is_new, two.config.partitions) == (True, False, 2)
     assert gone == Done()
     assert all(member.broker.views().topic("t") is None for member in cluster.nodes.values())
 

@@ -30,12 +30,13 @@ from falconq_cluster.clock import LoopClock
 from falconq_cluster.config import Address, Settings
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway.server import Gateway, GatewayLimits
+from falconq_cluster.machine.settings import TopicConfig, with_settings
 from falconq_cluster.telemetry import Metrics
 
 TIME_MS = 1_767_225_600_123
 MESSAGE = Message("9.0", b'{"a": [1,  2.50, "\xc3\xa4"]}', "high", 1, 4, 0, TIME_MS, b'{"h":"v"}', "k", 1)
 TOPIC = TopicInfo(
-    topic="orders", partitions=4, levels=("low", "high"), created_ms=TIME_MS, version=(12 << 20) + 1, index=12
+    topic="orders", config=TopicConfig(4, ("low", "high")), created_ms=TIME_MS, version=(12 << 20) + 1, index=12
 )
 Request = PublishRequest | ConsumeRequest | PeekRequest | TopicRequest
 
@@ -119,9 +120,8 @@ class RecordingService:
 
     async def set_topic(self, request: TopicRequest) -> TopicInfo:
         await self._take(request)
-        levels = request.levels or ("low", "high")
-        partitions = request.partitions or 1
-        return replace(TOPIC, topic=request.topic, partitions=partitions, levels=levels, is_new=not request.is_change)
+        config = with_settings(TopicConfig(), request.given)
+        return replace(TOPIC, topic=request.topic, config=config, is_new=not request.is_change)
 
     async def delete_topic(self, topic: str, *, if_version: int, deadline_ms: int) -> int:
         self.deleted.append((topic, if_version))

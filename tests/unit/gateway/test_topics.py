@@ -45,15 +45,15 @@ async def test_a_put_creates_and_says_where_and_in_which_version(rig: Rig) -> No
     assert headers["ETag"] == ETAG
     assert headers["FalconQ-Index"] == "12"
     request = asked(rig)
-    assert (request.topic, request.is_change, request.partitions) == ("jobs", False, 3)
-    assert (request.levels, request.if_version) == (("low", "mid", "high"), 0)
+    assert (request.topic, request.is_change, request.given.partitions) == ("jobs", False, 3)
+    assert (request.given.levels, request.if_version) == (("low", "mid", "high"), 0)
 
 
 @pytest.mark.parametrize("body", [None, {}])
 async def test_a_put_without_settings_takes_the_defaults(rig: Rig, body: object) -> None:
     status, shown, _ = await ask(rig, "PUT", "/v1/topics/jobs", body)
     assert (status, shown["partitions"], shown["levels"]) == (201, 1, ["low", "high"])
-    assert (asked(rig).partitions, asked(rig).levels) == (None, None)
+    assert (asked(rig).given.partitions, asked(rig).given.levels) == (None, None)
 
 
 async def test_a_patch_gives_only_what_shall_change(rig: Rig) -> None:
@@ -61,7 +61,7 @@ async def test_a_patch_gives_only_what_shall_change(rig: Rig) -> None:
     assert (status, shown["partitions"]) == (200, 8)
     assert "Location" not in headers
     request = asked(rig)
-    assert (request.is_change, request.partitions, request.levels) == (True, 8, None)
+    assert (request.is_change, request.given.partitions, request.given.levels) == (True, 8, None)
     assert request.if_version == TOPIC.version
 
 

@@ -20,7 +20,7 @@ from falconq_cluster.machine.commands import (
 )
 from falconq_cluster.machine.machine import DEFAULT_LIMITS, Applied, Machine
 from falconq_cluster.machine.records import pack_record
-from falconq_cluster.machine.rows import TopicConfig
+from falconq_cluster.machine.settings import TopicConfig, TopicSettings
 from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.views import DeliveredMessage, Views
 from falconq_cluster.storage.memory import MemoryStore
@@ -87,7 +87,7 @@ class Node:
 
     def add_topic(self, name: str, config: TopicConfig) -> None:
         """A topic of another shape than a publish makes."""
-        operation = SetTopic(0, name, 0, is_change=False, partitions=config.partitions, levels=config.levels)
+        operation = SetTopic(0, name, 0, is_change=False, given=TopicSettings(config.partitions, config.levels))
         assert isinstance(self.result(operation), TopicSet)
 
     def everything(self) -> list[tuple[bytes, bytes]]:

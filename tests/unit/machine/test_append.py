@@ -4,7 +4,7 @@ import pytest
 
 from falconq_cluster.machine.commands import Append, Appended, Refused
 from falconq_cluster.machine.events import LevelGrew, TopicChanged
-from falconq_cluster.machine.rows import TopicConfig
+from falconq_cluster.machine.settings import TopicConfig
 from tests.unit.machine.helpers import START_MS, Node, append
 
 

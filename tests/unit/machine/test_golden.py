@@ -29,6 +29,7 @@ from falconq_cluster.machine.commands import (
     read_header,
 )
 from falconq_cluster.machine.records import pack_batch, pack_record
+from falconq_cluster.machine.settings import TopicConfig, TopicSettings
 
 EVERYTHING = Command(
     "n1",
@@ -66,16 +67,16 @@ TOPIC_CHANGES = Command(
     5,
     6,
     [
-        SetTopic(1000, "t", 7, is_change=False, partitions=3, levels=("low", "high")),
-        SetTopic(1000, "t", MISSING_VERSION, is_change=True, partitions=None, levels=None),
+        SetTopic(1000, "t", 7, is_change=False, given=TopicSettings(3, ("low", "high"))),
+        SetTopic(1000, "t", MISSING_VERSION, is_change=True, given=TopicSettings()),
         DeleteTopic(1001, "t", ANY_VERSION),
         Trim(),
     ],
 )
 
 TOPIC_CHANGES_COMMAND = (
-    "010200050000000000000006000000000000006e3194970acd03e8a17407c20392a36c6f77a468696768"
-    "970acd03e8a174fec3c0c0940bcd03e9a17400910c"
+    "010200050000000000000006000000000000006e3194960acd03e8a17407c2920392a36c6f77a468696768960acd03e8a174"
+    "fec392c0c0940bcd03e9a17400910c"
 )
 
 
@@ -123,7 +124,7 @@ ROWS = [
     (rows.MetaRow(7, 2, 1000, bytes(16)), "01940702cd03e8c41000000000000000000000000000000000"),
     (rows.ClusterRow("cid", {"n2": "", "n1": "d1"}, 9), "0193a363696482a26e31a26431a26e32a009"),
     (rows.OriginRow(5, 6, b"\xaa"), "01930506c401aa"),
-    (rows.TopicRow(258, 1000, rows.TopicConfig(), 259), "0194cd0102cd03e8920192a36c6f77a468696768cd0103"),
+    (rows.TopicRow(258, 1000, TopicConfig(), 259), "0194cd0102cd03e8920192a36c6f77a468696768cd0103"),
     (rows.DeletionRow(258, b"\x20\x01"), "0192cd0102c4022001"),
     (rows.PartitionRow(1, 9, [rows.LevelCounts(5, 500), rows.LevelCounts(3, 300)]), "01930109929205cd01f49203cd012c"),
     (rows.ConsumerRow(772, 1000, -1), "0193cd0304cd03e8ff"),
@@ -163,7 +164,7 @@ def test_row_of_another_version_is_refused():
 
 def test_topic_row_from_before_versions_is_read_with_its_default():
     data = bytes.fromhex("0193cd0102cd03e8920192a36c6f77a468696768")
-    assert rows.decode_row(data, rows.TopicRow) == rows.TopicRow(258, 1000, rows.TopicConfig(), 0)
+    assert rows.decode_row(data, rows.TopicRow) == rows.TopicRow(258, 1000, TopicConfig(), 0)
 
 
 def test_damaged_row_is_refused():

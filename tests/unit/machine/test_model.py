@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from falconq_cluster.machine.commands import AnyOperation, Appended, Duplicate, Once, Pulled, Refused, Result
-from falconq_cluster.machine.rows import TopicConfig
+from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import Node, append, pull
 

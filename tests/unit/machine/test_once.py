@@ -16,7 +16,7 @@ from falconq_cluster.machine.commands import (
     Trim,
 )
 from falconq_cluster.machine.deduping import DROPPED_PER_COMMAND_MAX, KEYS_PER_APPEND_MAX
-from falconq_cluster.machine.rows import TopicConfig
+from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import Node, append
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from falconq_cluster.machine.commands import Pull, Pulled, Range, Refused
-from falconq_cluster.machine.rows import TopicConfig
+from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.machine.state import TAIL_KEPT_COUNT, MachineLimits
 from tests.unit.machine.helpers import START_MS, Node, append, pull
 

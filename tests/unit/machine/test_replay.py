@@ -6,6 +6,7 @@ import pytest
 
 from falconq_cluster.machine.commands import AnyOperation, DeleteTopic, Form, SetDisk, SetTopic, Tick, Trim
 from falconq_cluster.machine.machine import NO_OP, Machine
+from falconq_cluster.machine.settings import TopicSettings
 from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import Node, append, pull
 
@@ -41,7 +42,7 @@ def history(seed: int, length: int) -> Node:
 
 def _set_topic(random: Random, topic: str) -> SetTopic:
     levels = ("low", "high", "urgent", "now")[: random.randrange(1, 5)]
-    return SetTopic(0, topic, 0, random.random() < 0.5, random.randrange(1, 4), levels)
+    return SetTopic(0, topic, 0, random.random() < 0.5, TopicSettings(random.randrange(1, 4), levels))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from falconq_cluster.machine.consumers import create_consumer
 from falconq_cluster.machine.machine import DEFAULT_LIMITS
-from falconq_cluster.machine.rows import TopicConfig
 from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, take_fresh
+from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.machine.turn import Turn
 from tests.unit.machine.helpers import START_MS, Node
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falconq_cluster.machine.commands import SetTopic
+from falconq_cluster.machine.settings import TopicSettings
 from tests.unit.machine.helpers import Node
 
 LEVELS = tuple(f"l{n}" for n in range(16))
@@ -25,7 +26,7 @@ def test_the_most_urgent_level_of_all_partitions_goes_first_and_each_message_onc
     level_count: int, partition_count: int, steps: list[Step]
 ) -> None:
     node = Node()
-    node.result(SetTopic(0, "t", 0, is_change=False, partitions=partition_count, levels=LEVELS[:level_count]))
+    node.result(SetTopic(0, "t", 0, is_change=False, given=TopicSettings(partition_count, LEVELS[:level_count])))
     waiting: dict[tuple[int, int], list[str]] = {}
     published = delivered = 0
 
@@ -50,7 +51,7 @@ def test_the_most_urgent_level_of_all_partitions_goes_first_and_each_message_onc
             take(1 + one)
         else:
             level_count, partition_count = min(16, level_count + one % 3), min(8, partition_count + two % 2)
-            node.result(SetTopic(0, "t", 0, is_change=True, partitions=partition_count, levels=LEVELS[:level_count]))
+            node.result(SetTopic(0, "t", 0, is_change=True, given=TopicSettings(partition_count, LEVELS[:level_count])))
             if three % 2:
                 node.reload()
     take(1000)

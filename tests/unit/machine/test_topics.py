@@ -18,7 +18,7 @@ from falconq_cluster.machine.commands import (
     Trim,
 )
 from falconq_cluster.machine.events import TopicDeleted, Trimmed
-from falconq_cluster.machine.rows import TopicConfig
+from falconq_cluster.machine.settings import TopicConfig, TopicSettings
 from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import Node, append, pull
 
@@ -32,7 +32,7 @@ def put(
     is_change: bool = False,
     not_after_ms: int = 0,
 ) -> SetTopic:
-    return SetTopic(not_after_ms, topic, if_version, is_change, partitions, levels)
+    return SetTopic(not_after_ms, topic, if_version, is_change, TopicSettings(partitions, levels))
 
 
 def delete(topic: str = "t", *, if_version: int = ANY_VERSION, not_after_ms: int = 0) -> DeleteTopic:
@@ -61,7 +61,7 @@ def trim_all(node: Node) -> int:
 def test_a_topic_is_created_with_its_settings_and_defaults_and_put_again_without_effect():
     node = Node()
     first = made(node.result(put(partitions=3)))
-    assert (first.partitions, first.levels, first.is_new) == (3, ("low", "high"), True)
+    assert (first.config.partitions, first.config.levels, first.is_new) == (3, ("low", "high"), True)
     applied = node.command(put(partitions=3))
     again = made(applied.results[0])
     assert (again.version, again.is_new) == (first.version, False)
@@ -86,7 +86,7 @@ def test_each_change_has_a_version_that_nothing_else_ever_has():
 def test_a_change_keeps_what_it_does_not_give_and_a_put_does_not():
     node = Node()
     node.result(put(partitions=2, levels=("low", "mid", "high")))
-    assert made(node.result(put(partitions=4, is_change=True))).levels == ("low", "mid", "high")
+    assert made(node.result(put(partitions=4, is_change=True))).config.levels == ("low", "mid", "high")
     assert refused(node.result(put(partitions=4))) == "bad_request"
     assert refused(node.result(put("u", is_change=True))) == "topic_not_found"
 
@@ -127,7 +127,7 @@ def test_partitions_never_shrink_and_levels_are_only_added_at_the_end():
     assert isinstance(both, Refused)
     assert "partitions never shrink." in both.detail
     assert "levels never change" in both.detail
-    assert made(node.result(put(partitions=4, levels=("a", "b", "c")))).levels == ("a", "b", "c")
+    assert made(node.result(put(partitions=4, levels=("a", "b", "c")))).config.levels == ("a", "b", "c")
 
 
 def test_of_two_changes_that_saw_the_same_version_one_is_refused():
@@ -139,7 +139,7 @@ def test_of_two_changes_that_saw_the_same_version_one_is_refused():
     assert refused(node.result(put(if_version=MISSING_VERSION))) == "precondition_failed"
     assert refused(node.result(put("u", if_version=EXISTING_VERSION))) == "precondition_failed"
     assert refused(node.result(put("u", if_version=version))) == "precondition_failed"
-    assert made(node.result(put(partitions=3, if_version=EXISTING_VERSION))).partitions == 3
+    assert made(node.result(put(partitions=3, if_version=EXISTING_VERSION))).config.partitions == 3
     assert made(node.result(put("u", if_version=MISSING_VERSION))).is_new
 
 

@@ -5,7 +5,7 @@ import pytest
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine.commands import Append, Range
 from falconq_cluster.machine.records import pack_record
-from falconq_cluster.machine.rows import TopicConfig
+from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.machine.views import Order
 from tests.unit.machine.helpers import START_MS, Node
 
