@@ -71,7 +71,7 @@ class Pod:
 
     def start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FALCONQ_")}
-        environment |= {"FALCONQ_CLUSTER_SECRET": SECRET, "PYTHONPATH": str(ROOT), **self._environment}
+        environment |= {"FALCONQ_CLUSTER_SECRET": SECRET, "PYTHONPATH": _path(), **self._environment}
         preload = ":".join(str(path) for path in self._preload)
         shim = [
             "env", f"LD_PRELOAD={preload}", f"DISK_SHIM_CONTROL={self.control}", f"DISK_SHIM_ROOT={self.data}",
@@ -119,6 +119,12 @@ class Pod:
                 await asyncio.sleep(0.1)
             if not self.is_running:
                 self.start()
+
+
+def _path() -> str:
+    """Where nodes find their code: here, and before it where CHAOS_NODE_PATH says, to judge a changed build."""
+    changed = os.environ.get("CHAOS_NODE_PATH")
+    return f"{changed}:{ROOT}" if changed else str(ROOT)
 
 
 def build_shim(directory: Path) -> Path:

@@ -38,7 +38,7 @@ def unavailability(history: History, fault: Fault) -> float:
 
 def percentile(values: list[float], percent: int) -> float:
     """The value that so many percent do not exceed; `values` are sorted and not empty."""
-    return values[min(len(values) - 1, len(values) * percent // 100)]
+    return values[-(-len(values) * percent // 100) - 1]
 
 
 def by_class(history: History) -> Iterator[tuple[str, int, float, float]]:

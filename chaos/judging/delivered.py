@@ -32,6 +32,7 @@ def judge_delivered(history: History) -> Iterator[Anomaly]:
         groups[taking.topic, taking.consumer].append(taking)
     for group, takings in sorted(groups.items()):
         takings.sort(key=lambda taking: taking.start)
+        _begin_with_the_attempt(takings)
         given = _given(takings)
         yield from _contents(history, group[0], given)
         yield from _attempts(history, takings)
@@ -41,6 +42,14 @@ def judge_delivered(history: History) -> Iterator[Anomaly]:
             yield from _inverted(history, takings, given)
     yield from _undelivered(history, groups)
     yield from _dead_letters(history)
+
+
+def _begin_with_the_attempt(takings: list[Taking]) -> None:
+    """A repeated attempt gets what its first try was given: it may have taken effect from then on."""
+    first: dict[int, int] = {}
+    for taking in takings:
+        if taking.attempt >= 0:
+            taking.start = first.setdefault(taking.attempt, taking.start)
 
 
 def _given(takings: list[Taking]) -> dict[tuple[int, int], list[Given]]:

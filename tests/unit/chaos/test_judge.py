@@ -115,6 +115,13 @@ def test_other_ways_to_the_same_anomaly_are_found(code: str, made: Made) -> None
         ),
         Made().publish(1, 0).consume([[0, 0, 1, 0, 1]], attempt=4).consume([[0, 0, 1, 0, 1]], attempt=4),
         Made().publish(1, 0).consume([[0, 0, 1, 0, 1]]).publish(2, 1, level=1).consume([[0, 1, 2, 1, 1]]),
+        Made()
+        .publish(1, 0)
+        .add("invoke", "consume", p=9, topic="t", consumer="c", attempt=4)
+        .add("unknown", "consume", p=9)
+        .publish(2, 1, level=1)
+        .consume([[0, 0, 1, 0, 1]], attempt=4)
+        .consume([[0, 1, 2, 1, 1]], attempt=5),
         Made().read(4, "session", index=9).read(3, "session", index=8, minimum=1),
         Made().publish(1, 0).read(1, "linearizable").publish(2, 1).read(2, "linearizable"),
     ],
