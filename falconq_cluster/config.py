@@ -202,7 +202,9 @@ class Settings(BaseSettings):
     trim_interval_ms: int = Field(
         20, ge=1, description="Least time between two commands that trim 500 keys of deleted topics."
     )
-    no_leader_wait_ms: int = Field(5000, ge=0, description="How long a write waits for a leader before 503.")
+    no_leader_wait_ms: int = Field(
+        5000, ge=0, description="How long a write or a linearizable read waits for a leader before 503."
+    )
 
     # Gateway.
     body_bytes_max: int = Field(MIB, ge=KIB, le=3 * MIB, description="Bytes of a request body; then 413.")

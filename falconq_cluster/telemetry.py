@@ -110,6 +110,12 @@ class Metrics:
         self.empty_pulls = self._counter(
             "falconq_broker_empty_pulls_total", "Pulls that found nothing when they were applied."
         )
+        self.linearizable_reads = self._counter(
+            "falconq_broker_linearizable_reads_total", "Reads on this node that asked to be linearizable."
+        )
+        self.read_rounds = self._counter(
+            "falconq_broker_read_rounds_total", "Questions to the leader for them; reads that come together share one."
+        )
         self.dedupe_keys = self._gauge("falconq_dedupe_remembered_keys", "Keys and producers that are remembered.")
         self.waiting = self._gauge("falconq_broker_waiting_operations", "Operations that wait to be sent.")
         self.outstanding = self._gauge("falconq_broker_outstanding_commands", "Own commands that aren't applied yet.")

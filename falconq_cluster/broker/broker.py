@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from falconq_cluster.broker.freshness import Freshness, IndexWaits
 from falconq_cluster.broker.intake import Intake
 from falconq_cluster.broker.limits import BrokerLimits, BrokerMetrics
+from falconq_cluster.broker.linearizing import LinearizableReads
 from falconq_cluster.broker.opening import Opening, is_opening_of
 from falconq_cluster.broker.outbox import Outbox
 from falconq_cluster.broker.trimming import Trimming
@@ -24,7 +25,16 @@ from falconq_cluster.machine.commands import ClientOperation, CommandError, Head
 from falconq_cluster.machine.events import Event, OriginOpened, TopicDeleted, Trimmed
 from falconq_cluster.machine.machine import Applied, Machine
 from falconq_cluster.machine.views import Views
-from falconq_cluster.raft.frames import Expected, Forward, Frame, FreshIndex, FreshIndexQuery, Propose
+from falconq_cluster.raft.frames import (
+    Expected,
+    Forward,
+    Frame,
+    FreshIndex,
+    FreshIndexQuery,
+    Propose,
+    ReadIndex,
+    ReadIndexQuery,
+)
 from falconq_cluster.raft.seams import RaftView
 from falconq_cluster.storage.store import Reader
 
@@ -54,6 +64,14 @@ class Broker:
         self.outbox = Outbox(raft=raft, clock=clock, limits=limits, metrics=self.metrics)
         self.index_waits = IndexWaits(raft=raft, clock=clock, limits=limits)
         self.freshness = Freshness(raft=raft, clock=clock, limits=limits, metrics=self.metrics, waits=self.index_waits)
+        self.linearizable = LinearizableReads(
+            raft=raft,
+            clock=clock,
+            limits=limits,
+            metrics=self.metrics,
+            waits=self.index_waits,
+            random_bytes=random_bytes,
+        )
         self._intake = Intake(lambda: self._state()[0], self.metrics)
         self._opening = Opening(raft=raft, intake=self._intake, clock=clock, limits=limits, random_bytes=random_bytes)
         self._trimming = Trimming(raft=raft, state=lambda: self._state()[0].state, clock=clock, limits=limits)
@@ -116,6 +134,7 @@ class Broker:
         self._opening.stop()
         self._trimming.stop()
         self.freshness.stop()
+        self.linearizable.stop()
         self.index_waits.stop()
         self.outbox.stop()
 
@@ -217,6 +236,7 @@ class Broker:
             # The leader of this no-op answers by now; what came to it earlier was dropped.
             self._opening.propose()
             self.freshness.leadership_changed()
+            self.linearizable.leadership_changed()
             self._trimming.consider()
         elif header.origin == self._raft.node_id and header.epoch == self.outbox.epoch and not applied.is_repeat:
             self.outbox.applied(header.sequence, applied.index, applied.results)
@@ -247,6 +267,7 @@ class Broker:
         self.outbox.rewind(1)
         self._opening.propose()
         self.freshness.leadership_changed()
+        self.linearizable.leadership_changed()
         self._watch_leader()
         self._turn_soon()
 
@@ -300,6 +321,10 @@ class Broker:
                 self.freshness.answer(peer, frame)
             case FreshIndex():
                 self.freshness.answered(peer, frame)
+            case ReadIndexQuery():
+                self.linearizable.answer(peer, frame)
+            case ReadIndex():
+                self.linearizable.answered(frame)
 
     def _forwarded(self, peer: str, frame: Forward) -> None:
         if not self._raft.is_leader or not _is_of(peer, frame):

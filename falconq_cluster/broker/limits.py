@@ -40,7 +40,7 @@ class BrokerLimits:
     """Consumes that wait for messages."""
     index_waits_max: int = 10_000
     no_leader_wait_ms: int = 5_000
-    """Requests wait this long for an election; then they are refused at once until there is a leader."""
+    """Requests wait this long for an election; then writes are refused at once until there is a leader."""
     fresh_wait_ms: int = 1_000
     """How long an empty answer waits for the leader's word that it is not stale."""
     expiry_allowance_ms: int = 250
@@ -90,6 +90,10 @@ class BrokerMetrics:
     resubmitted_count: int = 0
     """Operations that were sealed under an epoch that ended before they were applied."""
     fresh_round_count: int = 0
+    linearizable_count: int = 0
+    """Reads that asked to be linearizable."""
+    read_round_count: int = 0
+    """Questions to a leader for them; reads that come together share one."""
     observe_messages_per_command: Callable[[int], None] = _ignore
     observe_commit_ms: Callable[[int], None] = _ignore
     """From sealing a command to applying it here."""

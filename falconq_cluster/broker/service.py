@@ -196,6 +196,28 @@ class BrokerService:
         """The topic's partitions. Raises: FalconQError (topic_not_found)."""
         return partition_statuses(self._broker.views(), topic, self._broker.raft.leader)
 
+    async def confirm_read(self, deadline_ms: int) -> None:
+        """Return once this node shows all that was acknowledged anywhere before the call (PROTOCOL.md P17).
+
+        Raises: FalconQError (no_leader, index_not_reached, not_ready, overloaded): nothing may be read.
+        """
+        if not self._broker.is_running:
+            raise FalconQError("not_ready", "this node is starting or stopping; ask another one")
+        future: asyncio.Future[FalconQError | None] = self._loop.create_future()
+
+        def done(refusal: FalconQError | None) -> None:
+            if not future.done():
+                future.set_result(refusal)
+
+        read = self._broker.linearizable.confirm(deadline_ms, done)
+        try:
+            refusal = await future
+        except asyncio.CancelledError:
+            read.cancel()
+            raise
+        if refusal is not None:
+            raise refusal
+
     async def wait_index(self, index: int, deadline_ms: int) -> None:
         """Return once this node has applied `index`. Raises: FalconQError (index_not_reached, overloaded)."""
         future: asyncio.Future[bool] = self._loop.create_future()

@@ -55,6 +55,12 @@ class Service(Protocol):
     def end_waits(self) -> None:
         """Answers every consume that waits for messages now, empty: the node stops."""
 
+    async def confirm_read(self, deadline_ms: int) -> None:
+        """Returns once this node shows all that was acknowledged anywhere before the call.
+
+        Raises: no_leader, index_not_reached, not_ready, overloaded.
+        """
+
     async def wait_index(self, index: int, deadline_ms: int) -> None:
         """Returns when this node has applied `index`. Raises: index_not_reached."""
 

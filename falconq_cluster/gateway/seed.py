@@ -20,6 +20,7 @@ from falconq_cluster.broker.requests import (
     PublishRequest,
 )
 from falconq_cluster.gateway import answers
+from falconq_cluster.gateway.consistency import CONSISTENCY, LINEARIZABLE, wait_to_read
 from falconq_cluster.gateway.fields import (
     PARTITION_MAX,
     Query,
@@ -38,7 +39,8 @@ BATCH_MAX = 1000
 REPLAYED = {"Idempotency-Replayed": "true"}
 NO_STORE = {"Cache-Control": "no-store"}
 CONSUME_PARAMETERS = ("consumerID", "batch", "partitionID", "waitMs", "attempt")
-PEEK_PARAMETERS = ("offset", "batch", "partitionID", "at", "order")
+PEEK_PARAMETERS = ("offset", "batch", "partitionID", "at", "order", CONSISTENCY)
+READ_PARAMETERS = (CONSISTENCY,)
 
 
 class SeedRoutes:
@@ -105,19 +107,19 @@ class SeedRoutes:
             at_ms=query.time_ms("at"),
             order=query.choice("order", (ORDER_OFFSET, ORDER_DELIVERY)),
         )
-        await wait_min_index(self._service, call)
+        await wait_to_read(self._service, call, query)
         batch = await self._service.peek(request)
-        return Answer(answers.encode_batch(batch), index=batch.index, headers=_next_page(request, batch))
+        return Answer(answers.encode_batch(batch), index=batch.index, headers=_next_page(request, batch, query))
 
     async def topics(self, call: Call) -> Answer:
-        Query(call.query, ())
-        await wait_min_index(self._service, call)
+        query = Query(call.query, READ_PARAMETERS)
+        await wait_to_read(self._service, call, query)
         return Answer(answers.encode_topics(self._service.topics()))
 
     async def partitions(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")
-        Query(call.query, ())
-        await wait_min_index(self._service, call)
+        query = Query(call.query, READ_PARAMETERS)
+        await wait_to_read(self._service, call, query)
         return Answer(answers.encode_partitions(topic, self._service.partitions(topic)))
 
 
@@ -143,11 +145,13 @@ async def read_json_publish(call: Call, topic: str, *, depth_max: int) -> Publis
     )
 
 
-def _next_page(request: PeekRequest, batch: Batch) -> dict[str, str]:
+def _next_page(request: PeekRequest, batch: Batch, asked: Query) -> dict[str, str]:
     """A link to the next page; none after the last one, and none where one offset can't say where it begins."""
     if batch.next_offset is None or len(batch.messages) < request.batch or request.order != ORDER_OFFSET:
         return {}
-    query = {"offset": batch.next_offset, "batch": request.batch}
+    query: dict[str, int | str] = {"offset": batch.next_offset, "batch": request.batch}
     if request.partition is not None:
         query["partitionID"] = request.partition
+    if asked.text(CONSISTENCY) == LINEARIZABLE:
+        query[CONSISTENCY] = LINEARIZABLE
     return {"Link": f'</topic/{request.topic}/peek?{urlencode(query)}>; rel="next"'}

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 from falconq_cluster.broker.requests import TopicInfo, TopicRequest
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway import answers
+from falconq_cluster.gateway.consistency import CONSISTENCY, LINEARIZABLE, wait_to_read
 from falconq_cluster.gateway.fields import Query, check_content_type, read_name, refuse
 from falconq_cluster.gateway.minimum import wait_min_index
 from falconq_cluster.gateway.routing import Answer, Call, Route
@@ -21,7 +22,8 @@ from falconq_cluster.gateway.seams import Service
 from falconq_cluster.gateway.settings import read_settings
 from falconq_cluster.machine.commands import ANY_VERSION, EXISTING_VERSION, MISSING_VERSION
 
-LIST_PARAMETERS = ("limit", "after")
+LIST_PARAMETERS = ("limit", "after", CONSISTENCY)
+READ = ("GET", "HEAD")
 LIMIT_DEFAULT = 100
 LIMIT_MAX = 1000
 
@@ -37,8 +39,8 @@ class TopicRoutes:
 
     def routes(self) -> list[Route]:
         return [
-            Route(("GET", "HEAD"), "/v1/topics", self.listed),
-            Route(("GET", "HEAD", "PUT", "PATCH", "DELETE"), "/v1/topics/{topic}", self.topic),
+            Route(READ, "/v1/topics", self.listed),
+            Route((*READ, "PUT", "PATCH", "DELETE"), "/v1/topics/{topic}", self.topic),
         ]
 
     async def listed(self, call: Call) -> Answer:
@@ -47,19 +49,22 @@ class TopicRoutes:
         after = query.text("after")
         if after is not None:
             after = read_name(after, "after")
-        await wait_min_index(self._service, call)
+        await wait_to_read(self._service, call, query)
         # One more than asked tells whether there is a next page.
         found = self._service.topics_after(after or "", limit + 1)
         page = found[:limit]
         if len(found) <= limit:
             return Answer(answers.encode_topic_page(page, None))
         following = page[-1].topic
-        link = f'</v1/topics?{urlencode({"limit": limit, "after": following})}>; rel="next"'
+        parameters = {"limit": str(limit), "after": following}
+        if query.text(CONSISTENCY) == LINEARIZABLE:
+            parameters[CONSISTENCY] = LINEARIZABLE
+        link = f'</v1/topics?{urlencode(parameters)}>; rel="next"'
         return Answer(answers.encode_topic_page(page, following), headers={"Link": link})
 
     async def topic(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")
-        Query(call.query, ())
+        query = Query(call.query, (CONSISTENCY,) if call.method in READ else ())
         match call.method:
             case "PUT":
                 return await self._set(call, topic, is_change=False)
@@ -67,7 +72,7 @@ class TopicRoutes:
                 return await self._set(call, topic, is_change=True)
             case "DELETE":
                 return await self._delete(call, topic)
-        await wait_min_index(self._service, call)
+        await wait_to_read(self._service, call, query)
         return _shown(await self._service.topic(topic))
 
     async def _set(self, call: Call, topic: str, *, is_change: bool) -> Answer:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from falconq_cluster.errors import StopProcess
 from falconq_cluster.raft import frames as f
+from falconq_cluster.raft.confirming import Told
 from falconq_cluster.raft.core import Core
 from falconq_cluster.raft.heartbeats import Heartbeats
 from falconq_cluster.raft.installing import Installing
@@ -23,7 +24,9 @@ from falconq_cluster.raft.replication import Replication
 from falconq_cluster.raft.seams import DiskWorker, Upcalls
 from falconq_cluster.raft.voting import Voting
 
-_BROKER_FRAMES = (f.Forward, f.Expected, f.Propose, f.FreshIndexQuery, f.FreshIndex)
+_BROKER_FRAMES = (
+    f.Forward, f.Expected, f.Propose, f.FreshIndexQuery, f.FreshIndex, f.ReadIndexQuery, f.ReadIndex,
+)  # fmt: skip
 _LOG_FRAMES = (
     f.Append, f.AppendReply, f.RequestVote, f.Vote, f.PreVoteReply, f.StaleTerm, f.TimeoutNow, f.SnapshotInstalled,
 )  # fmt: skip
@@ -49,6 +52,7 @@ class RaftDriver:
         self._handlers: dict[type, Callable[[str, f.Frame], None]] = {}
         self._is_scheduled = False
         self._is_busy = False
+        self._is_round_due = False
         self._exclusive_work: tuple[Callable[[], None], Callable[[], None]] | None = None
         self._sent_until = (0, 0)
         self._seen_leadership: tuple[object, ...] = ()
@@ -315,6 +319,20 @@ class RaftDriver:
                 self.leading.began()
             else:
                 self.leading.ended()
+
+    def ask_read_index(self, told: Told) -> None:
+        """See `RaftView.ask_read_index`; what is asked in one turn of the loop shares a round."""
+        if self.is_stopped:
+            told(None)
+            return
+        self.leading.ask_read_index(told)
+        if self.leading.confirming.wants_round and not self._is_round_due:
+            self._is_round_due = True
+            self.core.clock.call_later(0, lambda: self.guarded(self._begin_round))
+
+    def _begin_round(self) -> None:
+        self._is_round_due = False
+        self.leading.begin_wanted_round()
 
     @property
     def live_leader(self) -> str | None:

@@ -224,10 +224,23 @@ class Diverged(Frame, frozen=True, tag=25):
     index: int
 
 
+class ReadIndexQuery(Frame, frozen=True, tag=26):
+    """Asks for the commit index, once a quorum has confirmed that the receiver leads (PROTOCOL.md P17)."""
+
+    round: int
+    """Begins at chance in each process, so that no answer to an earlier process fits."""
+
+
+class ReadIndex(Frame, frozen=True, tag=27):
+    round: int
+    index: int
+
+
 AnyFrame = (
     Hello | Append | AppendReply | RequestVote | Vote | PreVote | PreVoteReply | Keepalive | KeepaliveReply | StaleTerm
     | TimeoutNow | Status | Forward | Expected | Propose | FreshIndexQuery | FreshIndex | SnapshotOffer | SnapshotFetch
     | SnapshotChunk | SnapshotFailed | SnapshotInstalled | HashQuery | HashReply | Diverged
+    | ReadIndexQuery | ReadIndex
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

@@ -1,6 +1,6 @@
 """What a leader does beyond replicating: taking commands, time, members, keepalives, and watching for divergence.
 
-What lives here: the leader's duties of PROTOCOL.md P4, P5, P7, P11 and P18.
+What lives here: the leader's duties of PROTOCOL.md P4, P5, P7, P11, P17 and P18.
 Rules: commands are taken only after the term's no-op is applied, in a formed cluster, while no difference between
 replicas is undecided; a disk goes on record only when its node holds all that is committed.
 Must not know: the library's messages, clients.
@@ -9,6 +9,7 @@ Must not know: the library's messages, clients.
 from __future__ import annotations
 
 from falconq_cluster.machine.commands import Command, Form, SetDisk, encode_command, encode_entry
+from falconq_cluster.raft.confirming import Confirming, Told
 from falconq_cluster.raft.core import Core
 from falconq_cluster.raft.divergence import DivergenceCheck, Verdict
 from falconq_cluster.raft.frames import Diverged, Frame, HashQuery, Keepalive, KeepaliveReply
@@ -23,7 +24,8 @@ class Leading:
         self._core = core
         self._replication = replication
         self._divergence = DivergenceCheck(members_count=len(core.others) + 1, digest_at=core.replica.digest_at)
-        self._round = 0
+        membership = core.membership
+        self.confirming = Confirming(others=core.others, counts=membership.counts, self_counts=membership.self_counts)
         self._proposed: set[tuple[str, str]] = set()
         self.is_active = False
         self.is_handing_over = False
@@ -62,6 +64,7 @@ class Leading:
         core = self._core
         self.is_active = False
         self.is_handing_over = False
+        self.confirming.end()
         core.membership.leadership_ended()
         core.log("leadership_lost", term=core.library.term)
         # The timer did not run meanwhile; it is ahead only when this node is to campaign soon.
@@ -122,8 +125,8 @@ class Leading:
         if not core.library.leads or core.election.is_disk_stalled():
             return
         self._replication.note_lag()
-        self._round += 1
-        core.send_to_others(Keepalive(core.library.term, self._round, core.log_time.lead_ms()))
+        core.send_to_others(Keepalive(core.library.term, self.confirming.begin_round(), core.log_time.lead_ms()))
+        self.confirming.settle()
         if self._divergence.is_disputed:
             core.send_to_others(HashQuery(self._divergence.disputed_index))
 
@@ -134,6 +137,21 @@ class Leading:
         self._replication.peer_heard(peer)
         if core.library.leads and frame.term == core.library.term and core.membership.counts(peer):
             core.library.mark_alive(peer)
+            self.confirming.answered(peer, frame.round)
+            self.confirming.settle()
+            self.begin_wanted_round()
+
+    def ask_read_index(self, told: Told) -> None:
+        """`told` gets the commit index of now once a quorum confirms this leader, None when it can't (P17)."""
+        if self.may_take_commands:
+            self.confirming.ask(self._core.library.commit_index, told)
+        else:
+            told(None)
+
+    def begin_wanted_round(self) -> None:
+        """Do not let those who ask wait for the next heartbeat; a round that is under way is ended first."""
+        if self.confirming.wants_round:
+            self.beat()
 
     # Handing over.
 

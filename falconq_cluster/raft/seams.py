@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from falconq_cluster.machine.machine import Applied
+from falconq_cluster.raft.confirming import Told
 from falconq_cluster.raft.frames import Frame, Hello
 
 
@@ -81,6 +82,12 @@ class RaftView(Protocol):
     def request_step(self) -> None:
         """Something waits in `Upcalls.collect`: run a step soon."""
 
+    def ask_read_index(self, told: Told) -> None:
+        """Leader: `told` gets this moment's commit index once a quorum has confirmed that this node still leads (P17).
+
+        None when it does not lead, or stops to. `told` may be called at once.
+        """
+
     def send(self, peer: str, frame: Frame) -> None:
         """Send a broker frame to a peer; dropped when not connected."""
 
@@ -98,7 +105,7 @@ class Upcalls(Protocol):
         """Leader, term or the connection to the leader changed; read `RaftView`."""
 
     def broker_frame(self, peer: str, frame: Frame) -> None:
-        """A Forward, Expected, Propose, FreshIndexQuery or FreshIndex came from `peer`."""
+        """A Forward, Expected, Propose, or a question for an index or its answer, came from `peer`."""
 
     def snapshot_installed(self) -> None:
         """State jumped to a later index; what was outstanding may or may not have been applied."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from falconq_cluster.raft.confirming import Told
 from falconq_cluster.raft.driver import RaftDriver
 from falconq_cluster.raft.frames import Frame
 
@@ -89,6 +90,9 @@ class NodeView:
 
     def request_step(self) -> None:
         self._driver.request_step()
+
+    def ask_read_index(self, told: Told) -> None:
+        self._driver.ask_read_index(told)
 
     def send(self, peer: str, frame: Frame) -> None:
         self._core.send(peer, frame)

@@ -314,7 +314,7 @@ UNREACHED: dict[str, str] = {
     "S14": "the real machine never raises; tests/unit/raft/test_holes.py names its test",
     "S15": "as S14; a second apply of an index is refused by the machine and ends the run",
     "S16": "one opaque command; golden bytes in tests/unit/machine",
-    "S18": "no read needs a lease of leadership yet; the stories of isolated leaders show that none is answered",
+    "S18": "no read needs a lease of leadership: they ask a quorum; tests/unit/raft/test_confirming.py",
     "L1": "costs frames, not safety; it is open together with S2",
     "L2": "costs elections, not safety; it is open together with S9",
     "L3": "costs frames; tests/unit/raft/test_holes.py names its test",

@@ -29,6 +29,7 @@ from falconq_cluster.machine.commands import (
 )
 from falconq_cluster.machine.machine import NO_OP, Applied, Machine
 from falconq_cluster.machine.records import iter_records, pack_record
+from falconq_cluster.raft.confirming import Told
 from falconq_cluster.raft.frames import Frame, decode_frame, encode_frame
 from falconq_cluster.storage.memory import MemoryStore
 from falconq_cluster.storage.store import Reader
@@ -141,6 +142,9 @@ class Member:
     def request_step(self) -> None:
         self.wants_step = True
 
+    def ask_read_index(self, told: Told) -> None:
+        self.log.read_questions.append((self.node_id, len(self.log.committed), told))
+
     def send(self, peer: str, frame: Frame) -> None:
         self.log.send(self.node_id, peer, frame)
 
@@ -228,6 +232,8 @@ class Loopback:
         self.term = 0
         self.no_op_index = 0
         self.nonce_count = 0
+        self.read_questions: list[tuple[str, int, Told]] = []
+        """(leader, its commit index then, who is told) of questions that no quorum has confirmed yet."""
         self.links: dict[tuple[str, str], deque[bytes]] = {}
         self.cut: set[frozenset[str]] = set()
         self.nodes = {name: Member(self, name, limits or BrokerLimits()) for name in names or ("n1",)}
@@ -291,6 +297,12 @@ class Loopback:
         """Tell these nodes that a connection is new."""
         for name in names:
             self.nodes[name].broker.leadership_changed()
+
+    def confirm_reads(self) -> None:
+        """A quorum confirms whoever was asked, if it still leads."""
+        questions, self.read_questions = self.read_questions, []
+        for name, index, told in questions:
+            told(index if name == self.leader else None)
 
     # Progress.
 

@@ -48,6 +48,7 @@ class RecordingService:
         self.requests: list[Request] = []
         self.deleted: list[tuple[str, int]] = []
         self.waited_for: list[int] = []
+        self.confirmed_count = 0
         self.is_waiting_over = False
         self.error: Exception | None = None
         self.hold: Callable[[], Awaitable[None]] | None = None
@@ -139,6 +140,9 @@ class RecordingService:
 
     def end_waits(self) -> None:
         self.is_waiting_over = True
+
+    async def confirm_read(self, deadline_ms: int) -> None:
+        self.confirmed_count += 1
 
     async def wait_index(self, index: int, deadline_ms: int) -> None:
         self.waited_for.append(index)

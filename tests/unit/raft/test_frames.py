@@ -28,6 +28,8 @@ from falconq_cluster.raft.frames import (
     PreVote,
     PreVoteReply,
     Propose,
+    ReadIndex,
+    ReadIndexQuery,
     RequestVote,
     SnapshotChunk,
     SnapshotFailed,
@@ -91,6 +93,8 @@ GOLDEN: list[tuple[Frame, str]] = [
     (HashQuery(40), "921728"),
     (HashReply(40, b"hash"), "931828c40468617368"),
     (Diverged(40), "921928"),
+    (ReadIndexQuery(7), "921a07"),
+    (ReadIndex(7, 9), "931b0709"),
 ]
 """A frame of each kind and its bytes. A line never changes while `PROTOCOL_VERSION` is 1: fields are only added."""
 

@@ -1,0 +1,25 @@
+"""What a read is sure to see: `FalconQ-Min-Index` and `consistency`.
+
+What lives here: the wait that every route that only reads begins with.
+Rules: `consistency=linearizable` sees all that was acknowledged anywhere before the request came, or the request is
+refused; the parameter is judged before anything waits. What is read afterwards is read in one turn.
+Must not know: what the route does.
+"""
+
+from __future__ import annotations
+
+from falconq_cluster.gateway.fields import Query
+from falconq_cluster.gateway.minimum import wait_min_index
+from falconq_cluster.gateway.routing import Call
+from falconq_cluster.gateway.seams import Service
+
+CONSISTENCY = "consistency"
+LOCAL, LINEARIZABLE = "local", "linearizable"
+
+
+async def wait_to_read(service: Service, call: Call, query: Query) -> None:
+    """Returns once the node shows what the request has to see. Raises: bad_request, index_not_reached, no_leader."""
+    choice = query.choice(CONSISTENCY, (LOCAL, LINEARIZABLE))
+    await wait_min_index(service, call)
+    if choice == LINEARIZABLE:
+        await service.confirm_read(call.deadline_ms)
