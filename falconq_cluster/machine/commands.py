@@ -11,6 +11,7 @@ Must not know: the log, the network, time.
 from __future__ import annotations
 
 import struct
+from enum import IntEnum
 
 import msgspec
 
@@ -136,10 +137,59 @@ class Trim(Operation, frozen=True, tag=12):
     """Take the next keys of deleted topics out of the store, within P12's bounds."""
 
 
+class LeasePull(Operation, frozen=True, tag=20):
+    """Take the next messages for a consumer and lease them until they are settled or the time is over."""
+
+    not_after_ms: int
+    topic: str
+    consumer: str
+    count_max: int
+    bytes_max: int
+    lease_ms: int
+    level_min: int
+    """Only messages of this level or a more urgent one."""
+    nonce: bytes
+    """16 random bytes of the origin: who settles names them (P14)."""
+    in_flight_max: int
+    """No more than so many messages of the consumer are leased at a time."""
+
+
+class SettleKind(IntEnum):
+    """How a lease ends, or goes on."""
+
+    ACK = 1
+    NACK = 2
+    EXTEND = 3
+    RELEASE = 4
+    """Given back untouched: not counted as a delivery that failed."""
+
+
+class SettleItem(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What becomes of one lease."""
+
+    kind: SettleKind
+    partition: int
+    offset: int
+    nonce: bytes
+    ms: int = 0
+    """NACK: from when on it may be given again, from now; EXTEND: the lease's time, from now."""
+    priority: int = -1
+    """NACK: the level as which it is given again; -1 leaves it as it is."""
+
+
+class Settle(Operation, frozen=True, tag=21):
+    """End or extend leases of one consumer; each item is judged alone."""
+
+    not_after_ms: int
+    topic: str
+    consumer: str
+    items: list[SettleItem]
+
+
 TopicOperation = SetTopic | DeleteTopic
 ClientOperation = Append | AppendOnce | Pull | SetTopic | DeleteTopic
 """What clients ask for; has a time to expire."""
-AnyOperation = ClientOperation | OpenOrigin | Tick | Form | SetDisk | Trim
+AnyOperation = ClientOperation | OpenOrigin | Tick | Form | SetDisk | Trim | LeasePull | Settle
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -213,6 +263,35 @@ class Pulled(msgspec.Struct, frozen=True, tag=True):
     """partition -> lowest offset that had not been delivered before this pull."""
 
 
+class LeasedRange(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Messages of one range, with what is the same for all of them."""
+
+    messages: Range
+    delivery_count: int
+    """This delivery, and those before it that failed."""
+    acquired_count: int
+    """How often they were handed out, this time included."""
+
+
+class Leased(msgspec.Struct, frozen=True, tag=True):
+    """Ranges in delivery order; empty when nothing was there or enough is in flight."""
+
+    topic: str
+    consumer: str
+    ranges: list[LeasedRange]
+    nonce: bytes
+    expires_ms: int
+    """Log time at which the leases end."""
+
+
+class LeaseSettled(msgspec.Struct, frozen=True, tag=True):
+    """What became of the items."""
+
+    ok_count: int
+    failed: list[tuple[int, str, str]]
+    """(place in the items, code, detail) of those that changed nothing."""
+
+
 class TopicSet(msgspec.Struct, frozen=True, tag=True):
     """The topic has the wanted settings."""
 
@@ -227,7 +306,7 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     """A command without an answer to a client took effect (or was a repeat)."""
 
 
-Result = Refused | Appended | Duplicate | Pulled | TopicSet | Done
+Result = Refused | Appended | Duplicate | Pulled | Leased | LeaseSettled | TopicSet | Done
 
 _operations_encoder = msgspec.msgpack.Encoder()
 _operations_decoder: msgspec.msgpack.Decoder[list[AnyOperation]] = msgspec.msgpack.Decoder(list[AnyOperation])

@@ -11,6 +11,7 @@ What lives here: the table of key prefixes, and the functions that build and rea
     13 topic number, consumer number, partition                  cursors of the partition, one per level
     14 topic number, consumer number, attempt number             what a pull's attempt was given
     20 topic number, partition, level, base offset, count, size  record batch
+    30 topic number, consumer number, partition, offset          message in a consumer's hand
     60 topic number, 00 and key or 01 and producer               append that is to happen once, and what it did
     68 deletion number                                           topic that is unlinked and not wholly trimmed
 
@@ -34,10 +35,11 @@ CONSUMER = b"\x12"
 CURSOR = b"\x13"
 ATTEMPT = b"\x14"
 BATCH = b"\x20"
+LEASE = b"\x30"
 ONCE = b"\x60"
 DELETION = b"\x68"
 
-OF_TOPICS = (PARTITION, CONSUMER, CURSOR, ATTEMPT, BATCH)
+OF_TOPICS = (PARTITION, CONSUMER, CURSOR, ATTEMPT, BATCH, LEASE)
 """Every prefix that a topic's number follows, in key order: what a deleted topic leaves behind.
 
 Not ONCE: its rows go when their window has passed, whatever became of the topic.
@@ -46,6 +48,7 @@ Not ONCE: its rows go when their window has passed, whatever became of the topic
 _TOPIC_PART = struct.Struct(">QI")
 _TOPIC_THING = struct.Struct(">QQ")
 _CURSOR = struct.Struct(">QQI")
+_LEASE = struct.Struct(">QQIQ")
 _ATTEMPT = struct.Struct(">QQQ")
 _LEVEL = struct.Struct(">cQIB")
 _BATCH_TAIL = struct.Struct(">QII")
@@ -130,6 +133,16 @@ def read_attempt_key(key: bytes) -> tuple[int, int, int]:
     """(topic number, consumer number, attempt number)."""
     topic, consumer, number = _ATTEMPT.unpack_from(key, 1)
     return topic, consumer, number
+
+
+def lease_key(topic: int, consumer: int, partition: int, offset: int) -> bytes:
+    return LEASE + _LEASE.pack(topic, consumer, partition, offset)
+
+
+def read_lease_key(key: bytes) -> tuple[int, int, int, int]:
+    """(topic number, consumer number, partition, offset)."""
+    topic, consumer, partition, offset = _LEASE.unpack_from(key, 1)
+    return topic, consumer, partition, offset
 
 
 def once_key(topic: int, name: str, *, is_producer: bool) -> bytes:

@@ -21,10 +21,12 @@ from falconq_cluster.machine.commands import (
     Done,
     Form,
     Header,
+    LeasePull,
     OpenOrigin,
     Pull,
     Result,
     SetDisk,
+    Settle,
     SetTopic,
     Trim,
     decode_command,
@@ -32,6 +34,7 @@ from falconq_cluster.machine.commands import (
 )
 from falconq_cluster.machine.deduping import DROPPED_PER_COMMAND_MAX, drop_over
 from falconq_cluster.machine.events import Event, MembersChanged, OriginOpened
+from falconq_cluster.machine.leasing import lease_pull, settle
 from falconq_cluster.machine.pulling import pull
 from falconq_cluster.machine.rows import ClusterRow, MetaRow, OriginRow, decode_row, encode_row
 from falconq_cluster.machine.state import MachineLimits, OriginState, State, read_state
@@ -196,6 +199,10 @@ def _apply_operation(turn: Turn, operation: AnyOperation) -> Result:
             return set_topic(turn, operation)
         case DeleteTopic():
             return delete_topic(turn, operation)
+        case LeasePull():
+            return lease_pull(turn, operation)
+        case Settle():
+            return settle(turn, operation)
         case Trim():
             trim(turn)
         case _:

@@ -120,6 +120,27 @@ class AttemptRow(Row, frozen=True):
     """(partition, lowest offset that had not been delivered), in the order of service."""
 
 
+class LeaseRow(Row, frozen=True):
+    """A message that a consumer was handed under a lease and has not settled."""
+
+    level: int
+    """In which it is stored."""
+    batch_offset: int
+    size_bytes: int
+    """As a pull counts it."""
+    priority: int
+    """The level as which it is given again."""
+    failed_count: int
+    """Deliveries that ended by a nack or by time."""
+    acquired_count: int
+    nonce: bytes
+    """Of the pull that handed it out; empty while it is nobody's."""
+    until_ms: int
+    """When the lease ends; without a nonce, from when on it may be given again."""
+    backoff_ms: int
+    """How long after the end of the lease it may be given again."""
+
+
 class OnceRow(Row, frozen=True):
     """An append that is to happen once: what it did, for a repeat of it."""
 

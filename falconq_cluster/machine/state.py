@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys
+from falconq_cluster.machine.holdings import Holdings
 from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.once import OnceTable, read_once_table
 from falconq_cluster.machine.rows import (
@@ -24,6 +25,7 @@ from falconq_cluster.machine.rows import (
     CursorPosition,
     CursorRow,
     DeletionRow,
+    LeaseRow,
     LevelCounts,
     OriginRow,
     PartitionRow,
@@ -55,6 +57,10 @@ class MachineLimits:
     """How long an attempt is remembered, in log time. Published."""
     pull_count_max: int = 1000
     """P12: the ranges of one pull stay small enough for one command."""
+    lease_count_max: int = 400
+    """Messages that one LeasePull hands out, and leases that one Settle names: a key each (P12)."""
+    held_per_consumer_max: int = 50_000
+    """Messages that a consumer may have in hand: about 25 MB of memory."""
     dedupe_window_ms: int = 300_000
     """How long a repeat of an append is known as one, in log time, from the first one on. Published."""
     dedupe_per_topic_max: int = 100_000
@@ -98,6 +104,7 @@ class ConsumerState:
     """partition -> cursors by level; read by `cursors_of`, since what was never looked at is absent."""
     attempts: dict[str, Attempt] = field(default_factory=dict)
     """attempt id -> what it was given, oldest first."""
+    holdings: Holdings = field(default_factory=Holdings)
 
     def cursors_of(self, partition: PartitionState) -> list[Cursor]:
         """One per level; at 0 in partitions and levels that were added (P16)."""
@@ -287,3 +294,6 @@ def _read_consumers(reader: Reader, topics: dict[int, TopicState], deleted: set[
         topic_number, consumer_number, number = keys.read_attempt_key(key)
         attempt = decode_row(value, AttemptRow)
         consumers[topic_number, consumer_number].attempts[attempt.attempt] = Attempt(number, attempt)
+    for key, value in _scan_known(reader, keys.LEASE, topics, deleted):
+        topic_number, consumer_number, partition, offset = keys.read_lease_key(key)
+        consumers[topic_number, consumer_number].holdings.put(partition, offset, decode_row(value, LeaseRow))

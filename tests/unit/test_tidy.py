@@ -59,6 +59,7 @@ MACHINE_MAY_IMPORT = frozenset(
         "bisect",
         "collections",
         "dataclasses",
+        "enum",
         "functools",
         "hashlib",
         "heapq",

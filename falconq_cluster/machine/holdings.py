@@ -1,0 +1,151 @@
+"""What a consumer holds: messages that it was handed under a lease and has not settled.
+
+What lives here: the messages in hand of one consumer, by place, and which of them may be given again.
+Rules: all of it follows from the stored rows and log time, so a lease ends without a write: `advance` only moves what
+is due. A message is leased until its lease ends; then, or after a nack, it waits for its time; then it is ready. What
+is ready goes by priority, then by the time from which it was ready, then by partition and offset. Entries of the heaps
+that no longer hold are passed over, and the heaps are made anew before those are more than the others.
+Must not know: commands, the store, fresh messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from heapq import heapify, heappop, heappush
+
+from falconq_cluster.machine.rows import LeaseRow
+
+_SLACK = 64
+"""Entries that a heap may have beyond twice what is held, before it is made anew."""
+
+_Entry = tuple[int, int, int]
+"""(time, partition, offset)."""
+
+
+class Phase(Enum):
+    """Where a message in hand stands."""
+
+    LEASED = 1
+    WAITING = 2
+    READY = 3
+
+
+class Held:
+    """One message in hand."""
+
+    __slots__ = ("offset", "partition", "phase", "row")
+
+    def __init__(self, partition: int, offset: int, row: LeaseRow) -> None:
+        self.partition = partition
+        self.offset = offset
+        self.row = row
+        self.phase = Phase.LEASED if row.nonce else Phase.WAITING
+
+    @property
+    def entry(self) -> _Entry:
+        """What stands for it in the heap of its phase."""
+        row = self.row
+        if self.phase is Phase.LEASED or not row.nonce:
+            return row.until_ms, self.partition, self.offset
+        return row.until_ms + row.backoff_ms, self.partition, self.offset
+
+
+class Holdings:
+    """All messages in hand of one consumer."""
+
+    __slots__ = ("_held", "_leased", "_ready", "_ready_counts", "_waiting", "leased_count")
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, int], Held] = {}
+        self._leased: list[_Entry] = []
+        self._waiting: list[_Entry] = []
+        self._ready: dict[int, list[_Entry]] = {}
+        self._ready_counts: dict[int, int] = {}
+        self.leased_count = 0
+        """Messages whose lease had not ended at the last `advance`."""
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter(self._held.values())
+
+    def get(self, partition: int, offset: int) -> Held | None:
+        return self._held.get((partition, offset))
+
+    def ready_count(self, priority: int) -> int:
+        """Messages of this priority that may be given again, at the last `advance`."""
+        return self._ready_counts.get(priority, 0)
+
+    def next_ms(self) -> int | None:
+        """When the next lease ends or the next wait is over; None when nothing is to come by time alone."""
+        self._drop_stale(self._leased, Phase.LEASED)
+        self._drop_stale(self._waiting, Phase.WAITING)
+        times = [heap[0][0] for heap in (self._leased, self._waiting) if heap]
+        return min(times) if times else None
+
+    def put(self, partition: int, offset: int, row: LeaseRow) -> None:
+        """Hold the message as the row says, in the place of what was held there."""
+        self.drop(partition, offset)
+        held = self._held[partition, offset] = Held(partition, offset, row)
+        if held.phase is Phase.LEASED:
+            self.leased_count += 1
+        self._enqueue(held)
+
+    def drop(self, partition: int, offset: int) -> None:
+        """Hold the message no more; harmless when it is not held."""
+        held = self._held.pop((partition, offset), None)
+        if held is not None:
+            self._left(held)
+
+    def advance(self, now_ms: int) -> None:
+        """End what is over by this time. A lease is over once its end is reached."""
+        while (held := self._due(self._leased, Phase.LEASED, now_ms)) is not None:
+            self._move(held, Phase.WAITING)
+        while (held := self._due(self._waiting, Phase.WAITING, now_ms)) is not None:
+            self._move(held, Phase.READY)
+
+    def first_ready(self, priority: int) -> Held | None:
+        """What of this priority is given next."""
+        heap = self._ready.get(priority, [])
+        self._drop_stale(heap, Phase.READY, priority)
+        return self._held[heap[0][1:]] if heap else None
+
+    def _due(self, heap: list[_Entry], phase: Phase, now_ms: int) -> Held | None:
+        self._drop_stale(heap, phase)
+        return self._held[heap[0][1:]] if heap and heap[0][0] <= now_ms else None
+
+    def _move(self, held: Held, phase: Phase) -> None:
+        self._left(held)
+        held.phase = phase
+        if phase is Phase.READY:
+            priority = held.row.priority
+            self._ready_counts[priority] = self._ready_counts.get(priority, 0) + 1
+        self._enqueue(held)
+
+    def _left(self, held: Held) -> None:
+        if held.phase is Phase.LEASED:
+            self.leased_count -= 1
+        elif held.phase is Phase.READY:
+            self._ready_counts[held.row.priority] -= 1
+
+    def _heap(self, held: Held) -> list[_Entry]:
+        if held.phase is Phase.READY:
+            return self._ready.setdefault(held.row.priority, [])
+        return self._leased if held.phase is Phase.LEASED else self._waiting
+
+    def _enqueue(self, held: Held) -> None:
+        heap = self._heap(held)
+        heappush(heap, held.entry)
+        if len(heap) > 2 * len(self._held) + _SLACK:
+            heap[:] = [other.entry for other in self._held.values() if self._heap(other) is heap]
+            heapify(heap)
+
+    def _drop_stale(self, heap: list[_Entry], phase: Phase, priority: int | None = None) -> None:
+        while heap:
+            held = self._held.get(heap[0][1:])
+            is_there = held is not None and held.phase is phase and held.entry == heap[0]
+            if held is not None and is_there and priority in (None, held.row.priority):
+                return
+            heappop(heap)
