@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from falconq_cluster.machine.commands import Leased, LeasePull, LeaseSettled, Refused, Result, Settle, SettleItem
 from falconq_cluster.machine.commands import SettleKind as Kind
-from falconq_cluster.machine.rows import TopicConfig
+from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import Node, append
 
