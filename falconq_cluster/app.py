@@ -220,6 +220,7 @@ class _Process:
         settings = self._settings
         return GatewayLimits(
             body_bytes_max=settings.body_bytes_max,
+            batch_bytes_max=settings.batch_bytes_max,
             json_depth_max=settings.json_depth_max,
             request_line_bytes_max=settings.request_line_bytes_max,
             header_bytes_max=settings.header_bytes_max,

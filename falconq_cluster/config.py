@@ -208,6 +208,9 @@ class Settings(BaseSettings):
 
     # Gateway.
     body_bytes_max: int = Field(MIB, ge=KIB, le=3 * MIB, description="Bytes of a request body; then 413.")
+    batch_bytes_max: int = Field(
+        4 * MIB, ge=KIB, le=16 * MIB, description="Bytes of the body of a batch of messages; then 413."
+    )
     json_depth_max: int = Field(64, ge=8, le=200, description="Nesting of a JSON body; then 400.")
     request_line_bytes_max: int = Field(8190, ge=1024, description="Bytes of a request line; then 400.")
     header_bytes_max: int = Field(8190, ge=1024, description="Bytes of one request header; then 400.")

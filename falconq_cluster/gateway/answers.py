@@ -100,19 +100,28 @@ def rfc3339(time_ms: int) -> str:
 
 
 def encode_published(published: Published) -> bytes:
+    return _encoder.encode(_published(published))
+
+
+def encode_batch_results(results: Sequence[Published | FalconQError]) -> bytes:
+    """One result a message, in their order: what a publish answers, or a problem."""
     return _encoder.encode(
-        PublishAnswer(
-            COMMITTED,
-            published.topic,
-            published.partition,
-            published.offset,
-            published.priority,
-            published.id,
-            published.level,
-            published.index,
-            None if published.timestamp_ms is None else rfc3339(published.timestamp_ms),
-            published.duplicate,
-        )
+        {"results": [_problem(each) if isinstance(each, FalconQError) else _published(each) for each in results]}
+    )
+
+
+def _published(published: Published) -> PublishAnswer:
+    return PublishAnswer(
+        COMMITTED,
+        published.topic,
+        published.partition,
+        published.offset,
+        published.priority,
+        published.id,
+        published.level,
+        published.index,
+        None if published.timestamp_ms is None else rfc3339(published.timestamp_ms),
+        published.duplicate,
     )
 
 
@@ -184,16 +193,18 @@ def encode_plain(value: dict[str, object]) -> bytes:
 
 def encode_problem(error: FalconQError) -> bytes:
     """The error as application/problem+json, with the seed's `message` and `details` beside the standard members."""
+    return _encoder.encode(_problem(error))
+
+
+def _problem(error: FalconQError) -> Problem:
     code = error.code
-    return _encoder.encode(
-        Problem(
-            f"urn:falconq:problem:{code.code}",
-            code.title,
-            code.status,
-            error.message,
-            code.code,
-            code.is_retryable,
-            error.message,
-            error.details,
-        )
+    return Problem(
+        f"urn:falconq:problem:{code.code}",
+        code.title,
+        code.status,
+        error.message,
+        code.code,
+        code.is_retryable,
+        error.message,
+        error.details,
     )

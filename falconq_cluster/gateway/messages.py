@@ -30,6 +30,8 @@ from falconq_cluster.gateway.seed import REPLAYED, read_json_publish
 
 PRIORITY = "FalconQ-Priority"
 KEY = "FalconQ-Key"
+UNKNOWN_HEADERS = ("FalconQ-Delay-Ms", "FalconQ-Ttl-Ms")
+"""A message that asked to wait or to expire must not be taken as one that does neither."""
 CONTENT_TYPE_CHARS_MAX = 256
 PRIORITY_DIGITS_MAX = 5
 """As many as the largest number of a level in a JSON body has."""
@@ -50,15 +52,23 @@ class MessageRoutes:
     async def publish(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")
         Query(call.query, ())
+        for name in UNKNOWN_HEADERS:
+            if call.headers(name):
+                raise refuse(name, f"header '{name}' is not known to this version; known: {PRIORITY}, {KEY}")
         if _media_type(call.header("Content-Type") or JSON) == JSON:
-            for name in (PRIORITY, KEY):
-                if call.headers(name):
-                    raise refuse(name, f"header '{name}' is for raw bodies; in JSON, give the field in the body")
+            refuse_raw_headers(call)
             request = await read_json_publish(call, topic, depth_max=self._json_depth_max)
         else:
             request = await _read_raw_publish(call, topic)
         await wait_min_index(self._service, call)
         return _made(await self._service.publish(request))
+
+
+def refuse_raw_headers(call: Call) -> None:
+    """Raises: bad_request when a header gives what a JSON body has a field for."""
+    for name in (PRIORITY, KEY):
+        if call.headers(name):
+            raise refuse(name, f"header '{name}' is for raw bodies; in JSON, give the field in the body")
 
 
 def _media_type(value: str) -> str:

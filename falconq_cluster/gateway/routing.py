@@ -75,6 +75,8 @@ class Route:
     handler: Handler
     is_probe: bool = False
     """Answered also when the node has too much to do."""
+    body_bytes_max: int = 0
+    """0 is the bound of all bodies."""
 
 
 @dataclass(slots=True)

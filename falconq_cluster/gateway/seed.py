@@ -8,6 +8,7 @@ Must not know: aiohttp, the log.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from urllib.parse import urlencode
 
 from falconq_cluster.broker.requests import (
@@ -127,10 +128,16 @@ async def read_json_publish(call: Call, topic: str, *, depth_max: int) -> Publis
     """The request of a publish with a JSON body. Raises: FalconQError."""
     key = read_idempotency_key(call.headers("Idempotency-Key"))
     check_content_type(call.header("Content-Type"), call.header("Content-Encoding"))
-    body = read_publish(await call.body(), depth_max=depth_max)
-    producer = read_producer(bytes(body.producer))
-    if key is not None and producer is not None:
+    request = publish_request(await call.body(), topic, depth_max=depth_max, deadline_ms=call.deadline_ms)
+    if key is not None and request.producer is not None:
         raise refuse("producer", "there are both an 'Idempotency-Key' and a 'producer'; give one of them")
+    return replace(request, idempotency_key=key)
+
+
+def publish_request(data: bytes, topic: str, *, depth_max: int, deadline_ms: int) -> PublishRequest:
+    """The request of one message in JSON, without the key of a header. Raises: FalconQError."""
+    body = read_publish(data, depth_max=depth_max)
+    producer = read_producer(bytes(body.producer))
     headers = bytes(body.headers)
     return PublishRequest(
         topic=topic,
@@ -139,9 +146,8 @@ async def read_json_publish(call: Call, topic: str, *, depth_max: int) -> Publis
         partition_key=body.partition_key,
         partition=body.partition,
         headers=None if headers in (b"", b"null") else headers,
-        idempotency_key=key,
         producer=None if producer is None else Producer(id=producer[0], sequence=producer[1]),
-        deadline_ms=call.deadline_ms,
+        deadline_ms=deadline_ms,
     )
 
 

@@ -21,6 +21,7 @@ from falconq_cluster.clock import Clock
 from falconq_cluster.config import Address
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway.answers import PROBLEM_JSON, RETRY_AFTER_SECONDS, encode_problem
+from falconq_cluster.gateway.batches import BatchRoutes
 from falconq_cluster.gateway.messages import MessageRoutes
 from falconq_cluster.gateway.operations import OperationRoutes
 from falconq_cluster.gateway.routing import Answer, Route, Router
@@ -49,6 +50,7 @@ class GatewayLimits:
     """What a client may use; meanings and defaults are in docs/configuration.md."""
 
     body_bytes_max: int
+    batch_bytes_max: int
     json_depth_max: int
     request_line_bytes_max: int
     header_bytes_max: int
@@ -82,7 +84,9 @@ class Gateway:
         operations = OperationRoutes(node, metrics, lambda: self._is_draining)
         topics = TopicRoutes(service, json_depth_max=limits.json_depth_max)
         messages = MessageRoutes(service, json_depth_max=limits.json_depth_max)
-        self.router = Router([*seed.routes(), *topics.routes(), *messages.routes(), *operations.routes()])
+        batches = BatchRoutes(service, json_depth_max=limits.json_depth_max, batch_bytes_max=limits.batch_bytes_max)
+        groups = (seed, topics, messages, batches, operations)
+        self.router = Router([route for group in groups for route in group.routes()])
         metrics.before_scrape(self._update_gauges)
 
     @property
@@ -158,7 +162,7 @@ class Gateway:
                 route,
                 variables,
                 deadline_ms=started_ms + self._limits.request_timeout_ms,
-                body_bytes_max=self._limits.body_bytes_max,
+                body_bytes_max=route.body_bytes_max or self._limits.body_bytes_max,
                 body_timeout_ms=self._limits.request_timeout_ms,
             )
             answer = await route.handler(call)

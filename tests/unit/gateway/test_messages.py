@@ -80,6 +80,8 @@ async def test_a_repeat_is_marked_as_one():
         ({"Content-Type": "application/json", "FalconQ-Priority": "high"}, 400, "is for raw bodies"),
         ({"Content-Type": "application/json", "FalconQ-Key": "k"}, 400, "is for raw bodies"),
         ({"Content-Type": "text/plain", "FalconQ-Key": ""}, 400, "1 to 256"),
+        ({"Content-Type": "text/plain", "FalconQ-Delay-Ms": "5"}, 400, "not known"),
+        ({"Content-Type": "application/json", "FalconQ-Ttl-Ms": "5"}, 400, "not known"),
         ({"Content-Type": "text/plain", "FalconQ-Key": "k" * 257}, 400, "1 to 256"),
         ({"Content-Type": "text/" + "x" * 300}, 400, "at most 256"),
         ({"Content-Type": "text/plain", "Idempotency-Key": "a b"}, 400, "visible ASCII"),

@@ -1,0 +1,125 @@
+"""Many messages in one request: /v1/topics/{topic}/messages:batch.
+
+What lives here: the handler, how a body is split into messages, and the answer with one result for each.
+Rules: results are in the order of the messages. Each message is judged, appended and refused for itself; those of one
+partition and level are appended in their order. An `Idempotency-Key` gives each message the key `<key>.<place>`, so a
+repeat of the batch repeats each of its messages.
+Must not know: aiohttp, the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import msgspec
+
+from falconq_cluster.broker.requests import Published, PublishRequest
+from falconq_cluster.errors import FalconQError
+from falconq_cluster.gateway import answers
+from falconq_cluster.gateway.fields import (
+    IDEMPOTENCY_KEY_CHARS_MAX,
+    Query,
+    check_content_type,
+    read_idempotency_key,
+    read_name,
+    refuse,
+)
+from falconq_cluster.gateway.messages import refuse_raw_headers
+from falconq_cluster.gateway.minimum import wait_min_index
+from falconq_cluster.gateway.routing import Answer, Call, Route
+from falconq_cluster.gateway.seams import Service
+from falconq_cluster.gateway.seed import publish_request
+
+BATCH_MESSAGES_MAX = 10_000
+PLACE_CHARS = 6
+"""What `.9999` adds to a key, and one to spare."""
+TURN_MESSAGES = 50
+"""So many are judged, or proposed, before the loop has its turn: 50 take 1 to 2 ms, and heartbeats must go on."""
+NDJSON = "application/x-ndjson"
+
+_array_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class BatchRoutes:
+    """The handler, over one service."""
+
+    def __init__(self, service: Service, *, json_depth_max: int, batch_bytes_max: int) -> None:
+        self._service = service
+        self._json_depth_max = json_depth_max
+        self._batch_bytes_max = batch_bytes_max
+
+    def routes(self) -> list[Route]:
+        pattern = "/v1/topics/{topic}/messages:batch"
+        return [Route(("POST",), pattern, self.publish, body_bytes_max=self._batch_bytes_max)]
+
+    async def publish(self, call: Call) -> Answer:
+        topic = read_name(call.topic, "topic")
+        Query(call.query, ())
+        refuse_raw_headers(call)
+        key = read_idempotency_key(call.headers("Idempotency-Key"))
+        if key is not None and len(key) > IDEMPOTENCY_KEY_CHARS_MAX - PLACE_CHARS:
+            most = IDEMPOTENCY_KEY_CHARS_MAX - PLACE_CHARS
+            raise refuse("Idempotency-Key", f"the key of a batch has at most {most} characters")
+        parts = await self._parts(call)
+        await wait_min_index(self._service, call)
+        requests: list[PublishRequest | FalconQError] = []
+        for place, part in enumerate(parts):
+            requests.append(self._request(part, call, topic, key, place))
+            if place % TURN_MESSAGES == TURN_MESSAGES - 1:
+                await asyncio.sleep(0)
+        results = await self._publish_all(requests)
+        index = max((result.index for result in results if isinstance(result, Published)), default=None)
+        return Answer(answers.encode_batch_results(results), index=index)
+
+    async def _parts(self, call: Call) -> list[bytes]:
+        """The messages as they came. Raises: bad_request."""
+        content_type = call.header("Content-Type")
+        is_lines = content_type is not None and content_type.partition(";")[0].strip().lower() == NDJSON
+        check_content_type(None if is_lines else content_type, call.header("Content-Encoding"))
+        body = await call.body()
+        if is_lines:
+            parts = [line for line in body.split(b"\n") if line.strip()]
+        else:
+            try:
+                parts = [bytes(part) for part in _array_decoder.decode(body)]
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                text = str(error).removeprefix("JSON is malformed: ")[:200]
+                message = f'the body is not a JSON array of messages: {text}; send [{{"message": …}}, …] or NDJSON'
+                raise FalconQError("bad_request", message) from error
+        if not 1 <= len(parts) <= BATCH_MESSAGES_MAX:
+            raise refuse("body", f"the body has {len(parts)} messages; a batch has 1 to {BATCH_MESSAGES_MAX}")
+        return parts
+
+    def _request(
+        self, part: bytes, call: Call, topic: str, key: str | None, place: int
+    ) -> PublishRequest | FalconQError:
+        try:
+            request = publish_request(part, topic, depth_max=self._json_depth_max, deadline_ms=call.deadline_ms)
+            if key is None:
+                return request
+            if request.producer is not None:
+                raise refuse("producer", "there are both an 'Idempotency-Key' and a 'producer'; give one of them")
+        except FalconQError as error:
+            return error
+        return replace(request, idempotency_key=f"{key}.{place}")
+
+    async def _publish_all(self, requests: list[PublishRequest | FalconQError]) -> list[Published | FalconQError]:
+        """The outcome of each. All are proposed in their order before any is waited for."""
+        results: list[Published | FalconQError | None] = [
+            request if isinstance(request, FalconQError) else None for request in requests
+        ]
+
+        async def publish(place: int, request: PublishRequest) -> None:
+            try:
+                results[place] = await self._service.publish(request)
+            except FalconQError as error:
+                results[place] = error
+
+        async with asyncio.TaskGroup() as group:
+            for place, request in enumerate(requests):
+                if isinstance(request, PublishRequest):
+                    group.create_task(publish(place, request))
+                if place % TURN_MESSAGES == TURN_MESSAGES - 1:
+                    await asyncio.sleep(0)
+        return [result for result in results if result is not None]
