@@ -307,7 +307,10 @@ def _size(operation: ClientOperation) -> int:
         return len(operation.records) + len(operation.topic) + 48 + named
     if isinstance(operation, SetTopic | DeleteTopic):
         levels = operation.given.levels or () if isinstance(operation, SetTopic) else ()
-        return len(operation.topic) + 64 + sum(len(level) + 8 for level in levels)
+        scheduler = operation.given.scheduler if isinstance(operation, SetTopic) else None
+        weighed = () if scheduler is None else scheduler.weights
+        named = sum(len(level) + 8 for level in levels) + sum(len(level) + 8 for level, _ in weighed)
+        return len(operation.topic) + 64 + named
     remembered = operation.count_max * _RANGE_BYTES if operation.attempt else 0
     return len(operation.topic) + len(operation.consumer) + len(operation.attempt) + 64 + remembered
 

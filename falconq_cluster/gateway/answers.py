@@ -15,6 +15,7 @@ import msgspec
 
 from falconq_cluster.broker.requests import Batch, Message, PartitionStatus, Published, TopicInfo
 from falconq_cluster.errors import FalconQError
+from falconq_cluster.machine.settings import WEIGHTED, Scheduler
 
 PROBLEM_JSON = "application/problem+json"
 COMMITTED = "message committed"
@@ -76,6 +77,7 @@ class TopicAnswer(msgspec.Struct, frozen=True):
     topic: str
     partitions: int
     levels: tuple[str, ...]
+    scheduler: dict[str, object]
     created_at: str = msgspec.field(name="createdAt")
     version: str
 
@@ -184,7 +186,21 @@ def encode_topic_page(topics: Sequence[TopicInfo], following: str | None) -> byt
 
 def _topic(topic: TopicInfo) -> TopicAnswer:
     created = rfc3339(topic.created_ms)
-    return TopicAnswer(topic.topic, topic.config.partitions, topic.config.levels, created, topic_version(topic))
+    return TopicAnswer(
+        topic.topic,
+        topic.config.partitions,
+        topic.config.levels,
+        _scheduler(topic.config.scheduler),
+        created,
+        topic_version(topic),
+    )
+
+
+def _scheduler(scheduler: Scheduler) -> dict[str, object]:
+    shown: dict[str, object] = {"policy": scheduler.policy}
+    if scheduler.policy == WEIGHTED:
+        shown["weights"] = dict(scheduler.weights)
+    return shown
 
 
 def encode_plain(value: dict[str, object]) -> bytes:

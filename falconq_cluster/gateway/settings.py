@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from operator import itemgetter
 
 import msgspec
 
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway.fields import depth_exceeds, refuse, shown
 from falconq_cluster.machine.machine import DEFAULT_LIMITS
-from falconq_cluster.machine.settings import TopicConfig, TopicSettings, with_settings
+from falconq_cluster.machine.settings import Scheduler, TopicConfig, TopicSettings, with_settings
 from falconq_cluster.machine.topics import Mistake, config_mistakes
 
 _MISTAKES_MAX = 20
+_NUMBER_MAX = (1 << 63) - 1
 
 
 class _WrongKindError(Exception):
@@ -38,9 +40,32 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _scheduler(value: object) -> Scheduler:
+    wanted = 'it is an object such as {"policy": "weighted", "weights": {"low": 1, "high": 4}}'
+    if not isinstance(value, _Pairs):
+        raise _WrongKindError(wanted)
+    fields = dict(value)
+    weights = fields.get("weights", _Pairs())
+    if (
+        len(fields) != len(value)
+        or not fields.keys() <= {"policy", "weights"}
+        or not isinstance(fields.get("policy"), str)
+        or not isinstance(weights, _Pairs)
+        or len(dict(weights)) != len(weights)
+    ):
+        raise _WrongKindError(wanted)
+    shares: list[tuple[str, int]] = []
+    for level, weight in sorted(weights, key=itemgetter(0)):
+        if type(weight) is not int or abs(weight) > _NUMBER_MAX:
+            raise _WrongKindError(f"the weight of {shown(level)} is {_shown_json(weight)}; it is a whole number")
+        shares.append((level, weight))
+    return Scheduler(str(fields["policy"]), tuple(shares))
+
+
 SETTINGS: dict[str, tuple[str, Callable[[object], object]]] = {
     "partitions": ("partitions", _number),
     "levels": ("levels", _names),
+    "scheduler": ("scheduler", _scheduler),
 }
 """Name in JSON -> field of `TopicSettings`, and what reads its value. An object is given as `_Pairs`."""
 

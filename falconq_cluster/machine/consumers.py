@@ -23,5 +23,7 @@ def create_consumer(turn: Turn, topic: TopicState, name: str) -> ConsumerState:
 
 def put_consumer(turn: Turn, topic: TopicState, consumer: ConsumerState) -> None:
     """Write the consumer's row."""
-    row = ConsumerRow(consumer.number, consumer.created_ms, consumer.last_partition)
+    row = ConsumerRow(
+        consumer.number, consumer.created_ms, consumer.last_partition, tuple(consumer.served), tuple(consumer.turns)
+    )
     turn.put(keys.consumer_key(topic.number, consumer.name), row)

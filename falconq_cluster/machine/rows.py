@@ -91,6 +91,10 @@ class ConsumerRow(Row, frozen=True):
     created_ms: int
     last_partition: int
     """The partition that was served last; ties go to the one after it (P16). -1 before the first."""
+    served: tuple[int, ...] = ()
+    """By level, what a weighted round gave so far. Shorter than the levels: 0."""
+    turns: tuple[int, ...] = ()
+    """By level, the partition that a weighted round served last. Shorter than the levels: none yet."""
 
 
 class CursorPosition(Row, frozen=True):

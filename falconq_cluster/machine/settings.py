@@ -12,6 +12,16 @@ from __future__ import annotations
 
 import msgspec
 
+STRICT, WEIGHTED = "strict", "weighted"
+
+
+class Scheduler(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Which level is given next."""
+
+    policy: str = STRICT
+    weights: tuple[tuple[str, int], ...] = ()
+    """(level, share) in the order of names; a level that is not there has the share 1."""
+
 
 class TopicConfig(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The settings of a topic; the defaults are those of a topic that a publish creates."""
@@ -19,6 +29,7 @@ class TopicConfig(msgspec.Struct, frozen=True, array_like=True, gc=False):
     partitions: int = 1
     levels: tuple[str, ...] = ("low", "high")
     """Least to most urgent, 1 to 16 names."""
+    scheduler: Scheduler = Scheduler()
 
 
 class TopicSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -26,6 +37,7 @@ class TopicSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     partitions: int | None = None
     levels: tuple[str, ...] | None = None
+    scheduler: Scheduler | None = None
 
 
 def with_settings(config: TopicConfig, given: TopicSettings) -> TopicConfig:

@@ -105,6 +105,9 @@ class ConsumerState:
     attempts: dict[str, Attempt] = field(default_factory=dict)
     """attempt id -> what it was given, oldest first."""
     holdings: Holdings = field(default_factory=Holdings)
+    served: list[int] = field(default_factory=list)
+    turns: list[int] = field(default_factory=list)
+    """`served` and `turns` are those of `rows.ConsumerRow`."""
 
     def cursors_of(self, partition: PartitionState) -> list[Cursor]:
         """One per level; at 0 in partitions and levels that were added (P16)."""
@@ -283,6 +286,7 @@ def _read_consumers(reader: Reader, topics: dict[int, TopicState], deleted: set[
         row = decode_row(value, ConsumerRow)
         topic = topics[topic_number]
         consumer = ConsumerState(name, row.number, row.created_ms, row.last_partition)
+        consumer.served, consumer.turns = list(row.served), list(row.turns)
         topic.consumers[name] = consumers[topic_number, row.number] = consumer
     for key, value in _scan_known(reader, keys.CURSOR, topics, deleted):
         topic_number, consumer_number, partition = keys.read_cursor_key(key)

@@ -25,11 +25,12 @@ from falconq_cluster.machine.commands import (
 from falconq_cluster.machine.events import TopicChanged, TopicDeleted
 from falconq_cluster.machine.names import is_name
 from falconq_cluster.machine.rows import DeletionRow
-from falconq_cluster.machine.settings import TopicConfig, with_settings
+from falconq_cluster.machine.settings import STRICT, WEIGHTED, Scheduler, TopicConfig, with_settings
 from falconq_cluster.machine.state import Deletion, MachineLimits, TopicState, new_topic
 from falconq_cluster.machine.turn import Turn
 
 LEVELS_MAX = 16
+WEIGHT_MAX = 1000
 _SHOWN_CHARS_MAX = 80
 
 Mistake = tuple[str, str]
@@ -44,7 +45,7 @@ def set_topic(turn: Turn, operation: SetTopic) -> TopicSet | Refused:
         return refusal
     base = topic.config if topic is not None and operation.is_change else TopicConfig()
     config = with_settings(base, operation.given)
-    mistakes = config_mistakes(config, turn.limits)
+    mistakes = config_mistakes(config, turn.limits) + weight_mistakes(config)
     if not mistakes and topic is not None:
         mistakes = change_mistakes(topic.config, config)
     if mistakes:
@@ -113,7 +114,30 @@ def config_mistakes(config: TopicConfig, limits: MachineLimits) -> list[Mistake]
             mistakes.append(("levels", sentence))
         elif name in levels[:place]:
             mistakes.append(("levels", f"Level {name!r} is there more than once; give each level its own name."))
-    return mistakes
+    return mistakes + _scheduler_mistakes(config.scheduler)
+
+
+def _scheduler_mistakes(scheduler: Scheduler) -> list[Mistake]:
+    if scheduler.policy not in (STRICT, WEIGHTED):
+        text = f"'scheduler' has the policy {scheduler.policy[:_SHOWN_CHARS_MAX]!r}; it is {STRICT!r} or {WEIGHTED!r}."
+        return [("scheduler", text)]
+    if scheduler.policy == STRICT and scheduler.weights:
+        return [("scheduler", f"'scheduler' has weights with the policy {STRICT!r}; they are for {WEIGHTED!r}.")]
+    return [
+        ("scheduler", f"The weight of {name[:_SHOWN_CHARS_MAX]!r} is {weight}; it is from 1 to {WEIGHT_MAX}.")
+        for name, weight in scheduler.weights[: LEVELS_MAX + 1]
+        if not 1 <= weight <= WEIGHT_MAX
+    ]
+
+
+def weight_mistakes(config: TopicConfig) -> list[Mistake]:
+    """Weights of levels that the topic does not have. Of no concern to who sees only what a request gives."""
+    known = _listed(config.levels)
+    return [
+        ("scheduler", f"'scheduler' has a weight for {name[:_SHOWN_CHARS_MAX]!r}; the topic's levels are {known}.")
+        for name, _ in config.scheduler.weights
+        if name not in config.levels
+    ]
 
 
 def change_mistakes(old: TopicConfig, new: TopicConfig) -> list[Mistake]:

@@ -145,17 +145,18 @@ class Views:
         """The messages of a pull, in its order. Raises: CorruptionError when one is not there, RecordError."""
         topic = self._machine.state.topics[name]
         messages: list[DeliveredMessage] = []
-        place, base, value = (-1, -1), -1, b""
-        batches: Iterator[tuple[bytes, bytes]] = iter(())
+        places: dict[bytes, tuple[Iterator[tuple[bytes, bytes]], int, bytes]] = {}
         for wanted in ranges:
             prefix = topic.partitions[wanted.partition].levels[wanted.level].prefix
-            # Ranges of one level follow each other: one scan reads them all.
-            if place != (wanted.partition, wanted.level) or wanted.batch_offset < base:
-                place, base = (wanted.partition, wanted.level), -1
+            # One scan reads all ranges of a level, which are in its order but may have others between them.
+            batches, base, value = places.get(prefix, (iter(()), wanted.batch_offset + 1, b""))
+            if wanted.batch_offset < base:
+                base = -1
                 batches = self._reader.scan(keys.batches_from(prefix, wanted.batch_offset), keys.prefix_end(prefix))
             while base < wanted.batch_offset:
                 key, value = next(batches, _NO_BATCH)
                 base = keys.read_batch_key(key).base
+            places[prefix] = batches, base, value
             found = list(_messages(value, wanted)) if base == wanted.batch_offset else []
             if len(found) != wanted.count:
                 raise CorruptionError(f"{len(found)} of {wanted} are in the store, in level {prefix.hex()}")

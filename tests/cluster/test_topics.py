@@ -13,7 +13,9 @@ import os
 import re
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,14 +133,46 @@ async def test_the_commands_of_the_guide_do_what_it_says(make_cluster: Callable[
         assert done.returncode == 0, (command, done.stderr)
         answers.append(json.loads(done.stdout))
     assert not re.search(r"http://localhost", text)
-    made, _, _, consumed, wider, deeper, shown, listed, deleted = answers
+    made, _, _, consumed, wider, deeper, shown, weighted, listed, deleted = answers
     assert (made["partitions"], made["levels"]) == (2, ["low", "normal", "high"])
     assert [message["message"] for message in consumed["messages"]] == ["alarm", "report"]
     assert wider["partitions"] == 4
     assert deeper["levels"] == ["low", "normal", "high", "now"]
     assert shown == deeper
+    assert weighted["scheduler"] == {"policy": "weighted", "weights": {"low": 1, "normal": 3, "high": 6}}
     assert [topic["topic"] for topic in listed["topics"]] == ["jobs"]
     assert deleted == {"status": "topic deleted", "topic": "jobs"}
+
+
+async def test_weighted_shares_are_exact_through_two_nodes_and_over_a_kill_of_the_leader(
+    make_cluster: Callable[..., Cluster], http: Http
+) -> None:
+    cluster = await ready(make_cluster)
+    nodes = list(cluster.nodes.values())
+    levels, each = ("low", "normal", "high"), 400
+    scheduler = {"policy": "weighted", "weights": dict(zip(levels, (1, 3, 6), strict=True))}
+    topic = {"partitions": 2, "levels": levels, "scheduler": scheduler}
+    assert (await http.call("PUT", f"{nodes[0].url}/v1/topics/jobs", json=topic)).status == 201
+    messages = [{"message": number, "priority": level} for number in range(each) for level in levels]
+    stored = await http.call("POST", f"{nodes[1].url}/v1/topics/jobs/messages:batch", json=messages)
+    assert {result["status"] for result in stored.body["results"]} == {"message committed"}
+
+    async def taken(url: str) -> list[dict[str, Any]] | None:
+        answer = await http.call("GET", url)
+        return answer.body["messages"] if answer.status == 200 else None
+
+    counts: Counter[str] = Counter()
+    for turn in range(40):
+        if turn == 20:
+            leader = await cluster.leader()
+            leader.kill()
+            nodes = [node for node in nodes if node is not leader]
+        url = f"{nodes[turn % 2].url}/topic/jobs/consume?consumerID=c&batch=10&attempt=a{turn}"
+        delivered = await until("a pull is answered", partial(taken, url))
+        assert len(delivered) == 10
+        counts.update(message["priority"] for message in delivered)
+    print(f"\n400 deliveries with the weights 1, 3 and 6: {dict(counts)}")
+    assert counts == {"low": 40, "normal": 120, "high": 240}
 
 
 def _shell(line: str) -> subprocess.CompletedProcess[str]:

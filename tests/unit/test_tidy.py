@@ -64,6 +64,7 @@ MACHINE_MAY_IMPORT = frozenset(
         "hashlib",
         "heapq",
         "itertools",
+        "math",  # For whole numbers: no float literal is allowed here, and no division.
         "operator",
         "re",
         "struct",

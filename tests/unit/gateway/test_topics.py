@@ -9,6 +9,7 @@ import pytest
 
 from falconq_cluster.broker.requests import TopicRequest
 from falconq_cluster.errors import FalconQError
+from falconq_cluster.machine.settings import Scheduler
 from tests.unit.gateway.rig import TOPIC, Rig
 
 ETAG = f'"{TOPIC.version:x}"'
@@ -16,6 +17,7 @@ SHOWN = {
     "topic": "orders",
     "partitions": 4,
     "levels": ["low", "high"],
+    "scheduler": {"policy": "strict"},
     "createdAt": "2026-01-01T00:00:00.123Z",
     "version": ETAG.strip('"'),
 }
@@ -132,7 +134,6 @@ async def test_a_refused_condition_is_412(rig: Rig) -> None:
 
 
 FUTURE = (
-    "scheduler",
     "retention",
     "overflow",
     "dedupeWindowMs",
@@ -150,7 +151,7 @@ async def test_every_unknown_setting_is_named(rig: Rig, method: str) -> None:
     assert (status, shown["code"]) == (400, "unknown_field")
     assert [mistake["field"] for mistake in shown["details"]["mistakes"]] == list(FUTURE)
     for name in FUTURE:
-        assert f"Setting '{name}' is not known; known here: partitions, levels." in shown["detail"]
+        assert f"Setting '{name}' is not known; known here: partitions, levels, scheduler." in shown["detail"]
     assert rig.service.requests == []
 
 
@@ -195,4 +196,33 @@ async def test_a_name_that_no_topic_has_and_a_body_of_another_type_are_refused(r
     assert (await ask(rig, "PUT", "/v1/topics/t?x=1"))[0] == 400
     assert (await ask(rig, "POST", "/v1/topics/t"))[0] == 405
     assert (await ask(rig, "GET", "/v1/topics/t/what"))[0] == 404
+    assert rig.service.requests == []
+
+
+async def test_a_scheduler_is_given_shown_and_kept_in_one_order(rig: Rig) -> None:
+    body = {"scheduler": {"policy": "weighted", "weights": {"low": 1, "high": 4}}}
+    status, shown, _ = await ask(rig, "PUT", "/v1/topics/jobs", body)
+    assert (status, shown["scheduler"]) == (201, body["scheduler"])
+    assert asked(rig).given.scheduler == Scheduler("weighted", (("high", 4), ("low", 1)))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "says"),
+    [
+        ("weighted", "it is an object"),
+        ({"weights": {"low": 1}}, "it is an object"),
+        ({"policy": "weighted", "weight": {}}, "it is an object"),
+        ({"policy": "weighted", "weights": [1]}, "it is an object"),
+        ({"policy": "fair"}, "it is 'strict' or 'weighted'"),
+        ({"policy": "strict", "weights": {"low": 1}}, "they are for 'weighted'"),
+        ({"policy": "weighted", "weights": {"low": 0}}, "from 1 to 1000"),
+        ({"policy": "weighted", "weights": {"low": 1001}}, "from 1 to 1000"),
+        ({"policy": "weighted", "weights": {"low": True}}, "a whole number"),
+        ({"policy": "weighted", "weights": {"low": 10**30}}, "a whole number"),
+    ],
+)
+async def test_a_wrong_scheduler_is_refused_with_a_sentence(rig: Rig, scheduler: object, says: str) -> None:
+    status, shown, _ = await ask(rig, "PATCH", "/v1/topics/orders", {"scheduler": scheduler})
+    assert (status, shown["code"], shown["details"]["field"]) == (400, "bad_request", "scheduler")
+    assert says in shown["detail"]
     assert rig.service.requests == []

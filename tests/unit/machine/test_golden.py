@@ -75,8 +75,8 @@ TOPIC_CHANGES = Command(
 )
 
 TOPIC_CHANGES_COMMAND = (
-    "010200050000000000000006000000000000006e3194960acd03e8a17407c2920392a36c6f77a468696768960acd03e8a174"
-    "fec392c0c0940bcd03e9a17400910c"
+    "010200050000000000000006000000000000006e3194960acd03e8a17407c2930392a36c6f77a468696768c0960acd03e8a1"
+    "74fec393c0c0c0940bcd03e9a17400910c"
 )
 
 
@@ -124,10 +124,10 @@ ROWS = [
     (rows.MetaRow(7, 2, 1000, bytes(16)), "01940702cd03e8c41000000000000000000000000000000000"),
     (rows.ClusterRow("cid", {"n2": "", "n1": "d1"}, 9), "0193a363696482a26e31a26431a26e32a009"),
     (rows.OriginRow(5, 6, b"\xaa"), "01930506c401aa"),
-    (rows.TopicRow(258, 1000, TopicConfig(), 259), "0194cd0102cd03e8920192a36c6f77a468696768cd0103"),
+    (rows.TopicRow(258, 1000, TopicConfig(), 259), "0194cd0102cd03e8930192a36c6f77a46869676892a673747269637490cd0103"),
     (rows.DeletionRow(258, b"\x20\x01"), "0192cd0102c4022001"),
     (rows.PartitionRow(1, 9, [rows.LevelCounts(5, 500), rows.LevelCounts(3, 300)]), "01930109929205cd01f49203cd012c"),
-    (rows.ConsumerRow(772, 1000, -1), "0193cd0304cd03e8ff"),
+    (rows.ConsumerRow(772, 1000, -1), "0195cd0304cd03e8ff9090"),
     (rows.CursorRow([rows.CursorPosition(4, 6, 5), rows.CursorPosition(0, 0, 0)]), "0191929304060593000000"),
     (rows.OnceRow(9, 1000, 3, 7, b"\xaa", 1, 2, 4, 1, 0), "019a09cd03e80307c401aa0102040100"),
     (rows.AttemptRow("a", 1000, [Range(0, 1, 4, 6, 2)], [(0, 6)]), "0194a161cd03e89195000104060291920006"),
