@@ -1,0 +1,35 @@
+"""Fixtures: pods from what is rendered."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.clients import Http
+from tests.deploy.pods import Pods
+from tests.deploy.tools import need_root, render, tool
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[Http]:
+    async with Http() as session:
+        yield session
+
+
+@pytest.fixture
+async def make_pods(tmp_path: Path) -> AsyncIterator[Callable[[str], Pods]]:
+    need_root()
+    tool("ip")
+    made: list[Pods] = []
+
+    def make(overlay: str) -> Pods:
+        made.append(Pods(tmp_path / f"pods{len(made)}", render(overlay)))
+        return made[-1]
+
+    yield make
+    for pods in made:
+        await pods.close()
+        for pod in pods.pods.values():
+            print(f"--- {pod.spec.name} exits {pod.exit_codes}\n{pod.log.read_text()[-3000:]}")
