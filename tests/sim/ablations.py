@@ -276,7 +276,7 @@ ABLATIONS: dict[str, Ablation] = {
         "all_lose_power_with_nothing_flushed",
     ),
     "S8": Ablation("after a start the whole log counts as committed", _commits_the_whole_log_at_start, 40),
-    "S9": Ablation("a restart forgets the vote of the term", _forgets_its_vote, 200),
+    "S9": Ablation("a restart forgets the vote of the term", _forgets_its_vote, 400),
     "S17": Ablation("a command that comes again is appended and takes effect again (P9)", _applies_repeats, 10),
     "S20": Ablation("a wiped disk votes and acknowledges at once (P4)", _counts_any_disk, 60),
     "S22": Ablation("a late snapshot is installed all the same (P8)", _installs_late, 60),
