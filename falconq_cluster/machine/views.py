@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge, nsmallest
+from itertools import islice
 from typing import Literal
 
 import msgspec
@@ -26,7 +27,8 @@ from falconq_cluster.storage.store import Reader
 
 PEEK_BYTES_MAX = 4 * 1024 * 1024
 
-_NO_BATCH = (keys.batch_key(keys.level_prefix(0, 0, 0), (1 << 64) - 1, 0, 0), b"")
+_NO_OFFSET = (1 << 64) - 1
+_NO_BATCH = (keys.batch_key(keys.level_prefix(0, 0, 0), _NO_OFFSET, 0, 0), b"")
 """Stands behind all batches."""
 
 Order = Literal["offset", "delivery"]
@@ -145,22 +147,13 @@ class Views:
         """The messages of a pull, in its order. Raises: CorruptionError when one is not there, RecordError."""
         topic = self._machine.state.topics[name]
         messages: list[DeliveredMessage] = []
-        places: dict[bytes, tuple[Iterator[tuple[bytes, bytes]], int, bytes]] = {}
+        readings: dict[bytes, _Reading] = {}
         for wanted in ranges:
             prefix = topic.partitions[wanted.partition].levels[wanted.level].prefix
-            # One scan reads all ranges of a level, which are in its order but may have others between them.
-            batches, base, value = places.get(prefix, (iter(()), wanted.batch_offset + 1, b""))
-            if wanted.batch_offset < base:
-                base = -1
-                batches = self._reader.scan(keys.batches_from(prefix, wanted.batch_offset), keys.prefix_end(prefix))
-            while base < wanted.batch_offset:
-                key, value = next(batches, _NO_BATCH)
-                base = keys.read_batch_key(key).base
-            places[prefix] = batches, base, value
-            found = list(_messages(value, wanted)) if base == wanted.batch_offset else []
-            if len(found) != wanted.count:
-                raise CorruptionError(f"{len(found)} of {wanted} are in the store, in level {prefix.hex()}")
-            messages += found
+            reading = readings.get(prefix)
+            if reading is None:
+                reading = readings[prefix] = _Reading(self._reader, prefix)
+            messages += reading.read(wanted)
         return messages
 
     def peek(
@@ -212,6 +205,44 @@ class Views:
             base, record_count, _ = keys.read_batch_key(key)
             first = max(base, offset)
             yield from _messages(value, Range(partition, level, base, first, base + record_count - first))
+
+
+class _Reading:
+    """Reads ranges of one level; those that are in its order, with others between them or not, cost one scan."""
+
+    def __init__(self, reader: Reader, prefix: bytes) -> None:
+        self._reader = reader
+        self._prefix = prefix
+        self._batches: Iterator[tuple[bytes, bytes]] = iter(())
+        self._base = _NO_OFFSET
+        """Of the batch that is being read."""
+        self._value = b""
+        self._messages: Iterator[DeliveredMessage] = iter(())
+        self._next = 0
+        """Offset of what `_messages` gives next."""
+
+    def read(self, wanted: Range) -> list[DeliveredMessage]:
+        """Raises: CorruptionError when one is not there, RecordError."""
+        if wanted.batch_offset != self._base:
+            self._seek(wanted.batch_offset)
+            self._next = -1
+        if wanted.offset != self._next:
+            rest = Range(wanted.partition, wanted.level, self._base, wanted.offset, _NO_OFFSET)
+            self._messages = _messages(self._value, rest)
+        found = list(islice(self._messages, wanted.count)) if self._base == wanted.batch_offset else []
+        if len(found) != wanted.count:
+            raise CorruptionError(f"{len(found)} of {wanted} are in the store, in level {self._prefix.hex()}")
+        self._next = wanted.offset + wanted.count
+        return found
+
+    def _seek(self, base: int) -> None:
+        """Stand at the batch of this base offset, or behind where it would be."""
+        if base < self._base:
+            self._base = -1
+            self._batches = self._reader.scan(keys.batches_from(self._prefix, base), keys.prefix_end(self._prefix))
+        while self._base < base:
+            key, self._value = next(self._batches, _NO_BATCH)
+            self._base = keys.read_batch_key(key).base
 
 
 def _view(topic: TopicState) -> TopicView:
