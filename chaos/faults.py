@@ -23,6 +23,7 @@ from chaos.pods import Pod
 
 METHODS = {"READ": 1, "WRITE": 2, "FSYNC": 4}
 End = Callable[[], None]
+# Both end with the fault: by its end, and else with the run (pdeathsig). The hour is only a second bound.
 BUSY = "while True: pass"
 HOLD = "import sys, time; kept = bytearray(b'x' * int(sys.argv[1])); time.sleep(3600)"
 UNITS = {"kbps": 1000 / 8, "mbps": 1_000_000 / 8, "gbps": 1_000_000_000 / 8}

@@ -24,7 +24,7 @@ SECRET = "not-a-secret-outside-of-a-run"  # noqa: S105
 RESTART_SECONDS, RESTART_SECONDS_MAX = 1.0, 10.0
 STABLE_SECONDS = 10.0
 ROOT = Path(__file__).parents[1]
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), Path("/usr/lib/faketime/libfaketime.so.1"))
 
 
 class Pod:

@@ -14,33 +14,26 @@ from collections.abc import Callable
 
 from falconq_cluster.broker.deadlines import Deadlines
 from falconq_cluster.broker.limits import BrokerLimits, BrokerMetrics
+from falconq_cluster.broker.pending import Pending
 from falconq_cluster.clock import Clock, Timer
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.raft.frames import FreshIndex, FreshIndexQuery
 from falconq_cluster.raft.seams import RaftView
 
 
-class IndexWait:
-    """Somebody waits until an index is applied here."""
+class IndexWait(Pending[bool]):
+    """Somebody waits until an index is applied here; the answer is whether it was in time."""
 
-    __slots__ = ("_waits", "deadline_ms", "done", "index")
+    __slots__ = ("_waits", "deadline_ms", "index")
 
     def __init__(self, waits: IndexWaits, index: int, deadline_ms: int, done: Callable[[bool], None]) -> None:
+        super().__init__(done)
         self._waits = waits
         self.index = index
         self.deadline_ms = deadline_ms
-        self.done: Callable[[bool], None] | None = done
 
-    def finish(self, *, is_reached: bool) -> None:
-        done, self.done = self.done, None
-        if done is not None:
-            done(is_reached)
-
-    def cancel(self) -> None:
-        """Nobody waits any more."""
-        if self.done is not None:
-            self.done = None
-            self._waits.forget(self)
+    def _given_up(self) -> None:
+        self._waits.forget(self)
 
 
 class IndexWaits:
@@ -78,7 +71,7 @@ class IndexWaits:
             if wait.done is not None:
                 self._live -= 1
                 self._deadlines.remove(wait, wait.deadline_ms)
-                wait.finish(is_reached=True)
+                wait.finish(True)
 
     def forget(self, wait: IndexWait) -> None:
         self._deadlines.remove(wait, wait.deadline_ms)
@@ -90,10 +83,10 @@ class IndexWaits:
         self._deadlines.clear()
         self._live = 0
         for _, _, wait in waiting:
-            wait.finish(is_reached=False)
+            wait.finish(False)
 
     def _expired(self, wait: IndexWait) -> None:
-        wait.finish(is_reached=False)
+        wait.finish(False)
         self._gone()
 
     def _gone(self) -> None:

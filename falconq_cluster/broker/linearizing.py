@@ -14,6 +14,7 @@ from collections.abc import Callable
 from falconq_cluster.broker.deadlines import Deadlines
 from falconq_cluster.broker.freshness import IndexWait, IndexWaits
 from falconq_cluster.broker.limits import BrokerLimits, BrokerMetrics
+from falconq_cluster.broker.pending import Pending
 from falconq_cluster.clock import Clock, Timer
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.raft.frames import ReadIndex, ReadIndexQuery
@@ -23,27 +24,19 @@ NONCE_BYTES = 6
 """Rounds begin somewhere in 48 bits: a late answer to the process before this one fits none of them."""
 
 
-class Read:
-    """Somebody waits until this node may be read."""
+class Read(Pending[FalconQError | None]):
+    """Somebody waits until this node may be read; the answer is why it may not, or None."""
 
-    __slots__ = ("_reads", "deadline_ms", "done", "wait")
+    __slots__ = ("_reads", "deadline_ms", "wait")
 
     def __init__(self, reads: LinearizableReads, deadline_ms: int, done: Callable[[FalconQError | None], None]) -> None:
+        super().__init__(done)
         self._reads = reads
         self.deadline_ms = deadline_ms
-        self.done: Callable[[FalconQError | None], None] | None = done
         self.wait: IndexWait | None = None
 
-    def finish(self, refusal: FalconQError | None) -> None:
-        done, self.done = self.done, None
-        if done is not None:
-            done(refusal)
-
-    def cancel(self) -> None:
-        """Nobody waits any more."""
-        if self.done is not None:
-            self.done = None
-            self._reads.forget(self)
+    def _given_up(self) -> None:
+        self._reads.forget(self)
 
 
 class LinearizableReads:

@@ -17,6 +17,7 @@ import structlog
 
 from falconq_cluster.broker.broker import Broker
 from falconq_cluster.broker.deadlines import Deadlines
+from falconq_cluster.broker.pending import Pending
 from falconq_cluster.broker.reading import consumed_batch, find_partition
 from falconq_cluster.broker.requests import Batch, ConsumeRequest
 from falconq_cluster.broker.waiters import Outcome, Waiter
@@ -31,15 +32,15 @@ _Consumer = tuple[str, str]
 """(topic, consumer)."""
 
 
-class Poll:
+class Poll(Pending[Answer]):
     """One consume request on its way; cancel it when its client is gone."""
 
-    __slots__ = ("_pulls", "done", "is_fresh", "request", "until_ms", "waiter")
+    __slots__ = ("_pulls", "is_fresh", "request", "until_ms", "waiter")
 
     def __init__(self, pulls: Pulls, request: ConsumeRequest, done: Callable[[Answer], None], until_ms: int) -> None:
+        super().__init__(done)
         self._pulls = pulls
         self.request = request
-        self.done: Callable[[Answer], None] | None = done
         self.until_ms = until_ms
         """An empty answer is held back until then."""
         self.is_fresh = False
@@ -55,17 +56,9 @@ class Poll:
     def consumer(self) -> _Consumer:
         return self.request.topic, self.request.consumer
 
-    def finish(self, answer: Answer) -> None:
-        """Answer, once."""
-        done, self.done = self.done, None
-        if done is not None:
-            done(answer)
-
-    def cancel(self) -> None:
-        """The client is gone; a pull that has a sequence goes on without it."""
-        if self.done is not None:
-            self.done = None
-            self._pulls.cancelled(self)
+    def _given_up(self) -> None:
+        # A pull that has a sequence goes on without its client.
+        self._pulls.cancelled(self)
 
 
 class Pulls:

@@ -9,7 +9,8 @@ Must not know: HTTP.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 from falconq_cluster.broker.broker import Broker
 from falconq_cluster.broker.partitioner import Turns, partition_of_key
@@ -42,6 +43,14 @@ from falconq_cluster.machine.commands import (
 )
 from falconq_cluster.machine.records import RecordError, pack_record
 from falconq_cluster.machine.settings import TopicConfig
+
+T = TypeVar("T")
+
+
+class Cancellable(Protocol):
+    """What was begun for somebody who may stop waiting."""
+
+    def cancel(self) -> None: ...
 
 
 class BrokerService:
@@ -76,17 +85,17 @@ class BrokerService:
 
     async def _outcome(self, operation: ClientOperation, deadline_ms: int) -> Outcome:
         """Propose the operation and wait for what becomes of it. Raises: FalconQError (it was not taken)."""
-        future: asyncio.Future[Outcome] = self._loop.create_future()
+        return await self._answer_to(lambda done: self._broker.submit(operation, deadline_ms=deadline_ms, done=done))
 
-        def done(outcome: Outcome) -> None:
-            if not future.done():
-                future.set_result(outcome)
-
-        waiter = self._broker.submit(operation, deadline_ms=deadline_ms, done=done)
+    async def _answer_to(self, begin: Callable[[Callable[[T], None]], Cancellable | None]) -> T:
+        """What `begin` is answered with by its callback; who stops waiting for it cancels what it began."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        begun = begin(lambda answer: None if future.done() else future.set_result(answer))
         try:
             return await future
         except asyncio.CancelledError:
-            waiter.cancel()
+            if begun is not None:
+                begun.cancel()
             raise
 
     async def _fresh(self) -> None:
@@ -130,18 +139,7 @@ class BrokerService:
 
     async def consume(self, request: ConsumeRequest) -> Batch:
         """Take the next messages; the cursors have moved when this returns."""
-        future: asyncio.Future[Answer] = self._loop.create_future()
-
-        def done(answer: Answer) -> None:
-            if not future.done():
-                future.set_result(answer)
-
-        poll = self._pulls.consume(request, done)
-        try:
-            answer = await future
-        except asyncio.CancelledError:
-            poll.cancel()
-            raise
+        answer: Answer = await self._answer_to(lambda done: self._pulls.consume(request, done))
         if isinstance(answer, FalconQError):
             raise answer
         return answer
@@ -203,36 +201,15 @@ class BrokerService:
         """
         if not self._broker.is_running:
             raise FalconQError("not_ready", "this node is starting or stopping; ask another one")
-        future: asyncio.Future[FalconQError | None] = self._loop.create_future()
-
-        def done(refusal: FalconQError | None) -> None:
-            if not future.done():
-                future.set_result(refusal)
-
-        read = self._broker.linearizable.confirm(deadline_ms, done)
-        try:
-            refusal = await future
-        except asyncio.CancelledError:
-            read.cancel()
-            raise
+        refusal: FalconQError | None = await self._answer_to(
+            lambda done: self._broker.linearizable.confirm(deadline_ms, done)
+        )
         if refusal is not None:
             raise refusal
 
     async def wait_index(self, index: int, deadline_ms: int) -> None:
         """Return once this node has applied `index`. Raises: FalconQError (index_not_reached, overloaded)."""
-        future: asyncio.Future[bool] = self._loop.create_future()
-
-        def done(is_reached: bool) -> None:  # noqa: FBT001  # the wait's shape
-            if not future.done():
-                future.set_result(is_reached)
-
-        wait = self._broker.index_waits.wait(index, deadline_ms, done)
-        try:
-            is_reached = await future
-        except asyncio.CancelledError:
-            if wait is not None:
-                wait.cancel()
-            raise
+        is_reached: bool = await self._answer_to(lambda done: self._broker.index_waits.wait(index, deadline_ms, done))
         if not is_reached:
             here = self._broker.raft.applied_index
             message = f"this node has applied entry {here}, not {index} yet; repeat, or ask another node"

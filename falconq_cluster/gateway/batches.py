@@ -21,11 +21,12 @@ from falconq_cluster.gateway.fields import (
     IDEMPOTENCY_KEY_CHARS_MAX,
     Query,
     check_content_type,
+    media_type,
     read_idempotency_key,
     read_name,
     refuse,
 )
-from falconq_cluster.gateway.messages import refuse_raw_headers
+from falconq_cluster.gateway.messages import refuse_raw_headers, refuse_unknown_headers
 from falconq_cluster.gateway.minimum import wait_min_index
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
@@ -56,6 +57,7 @@ class BatchRoutes:
     async def publish(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")
         Query(call.query, ())
+        refuse_unknown_headers(call)
         refuse_raw_headers(call)
         key = read_idempotency_key(call.headers("Idempotency-Key"))
         if key is not None and len(key) > IDEMPOTENCY_KEY_CHARS_MAX - PLACE_CHARS:
@@ -75,7 +77,7 @@ class BatchRoutes:
     async def _parts(self, call: Call) -> list[bytes]:
         """The messages as they came. Raises: bad_request."""
         content_type = call.header("Content-Type")
-        is_lines = content_type is not None and content_type.partition(";")[0].strip().lower() == NDJSON
+        is_lines = content_type is not None and media_type(content_type) == NDJSON
         check_content_type(None if is_lines else content_type, call.header("Content-Encoding"))
         body = await call.body()
         if is_lines:

@@ -190,11 +190,21 @@ def read_producer(raw: bytes) -> tuple[str, int] | None:
     return read_name(producer.id, "producer.id"), producer.sequence
 
 
-def check_content_type(value: str | None, encoding: str | None) -> None:
-    """Raises: unsupported_media_type when the body isn't plain JSON in UTF-8."""
+def media_type(value: str) -> str:
+    """A Content-Type without its parameters."""
+    return value.partition(";")[0].strip().lower()
+
+
+def check_encoding(encoding: str | None) -> None:
+    """Raises: unsupported_media_type when the body is compressed."""
     if encoding is not None and encoding.strip().lower() != "identity":
         message = f"Content-Encoding is {shown(encoding)}; send the body without compression"
         raise FalconQError("unsupported_media_type", message)
+
+
+def check_content_type(value: str | None, encoding: str | None) -> None:
+    """Raises: unsupported_media_type when the body isn't plain JSON in UTF-8."""
+    check_encoding(encoding)
     if value is None or value == "application/json":
         return
     kind, *parameters = (part.strip().lower() for part in value.split(";"))

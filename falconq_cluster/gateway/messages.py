@@ -13,11 +13,12 @@ from base64 import b64encode
 import msgspec
 
 from falconq_cluster.broker.requests import Published, PublishRequest
-from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway import answers
 from falconq_cluster.gateway.fields import (
     PARTITION_KEY_CHARS_MAX,
     Query,
+    check_encoding,
+    media_type,
     read_idempotency_key,
     read_name,
     refuse,
@@ -52,16 +53,21 @@ class MessageRoutes:
     async def publish(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")
         Query(call.query, ())
-        for name in UNKNOWN_HEADERS:
-            if call.headers(name):
-                raise refuse(name, f"header '{name}' is not known to this version; known: {PRIORITY}, {KEY}")
-        if _media_type(call.header("Content-Type") or JSON) == JSON:
+        refuse_unknown_headers(call)
+        if media_type(call.header("Content-Type") or JSON) == JSON:
             refuse_raw_headers(call)
             request = await read_json_publish(call, topic, depth_max=self._json_depth_max)
         else:
             request = await _read_raw_publish(call, topic)
         await wait_min_index(self._service, call)
         return _made(await self._service.publish(request))
+
+
+def refuse_unknown_headers(call: Call) -> None:
+    """Raises: bad_request when a header asks for what this version does not do."""
+    for name in UNKNOWN_HEADERS:
+        if call.headers(name):
+            raise refuse(name, f"header '{name}' is not known to this version; known: {PRIORITY}, {KEY}")
 
 
 def refuse_raw_headers(call: Call) -> None:
@@ -71,18 +77,11 @@ def refuse_raw_headers(call: Call) -> None:
             raise refuse(name, f"header '{name}' is for raw bodies; in JSON, give the field in the body")
 
 
-def _media_type(value: str) -> str:
-    return value.partition(";")[0].strip().lower()
-
-
 async def _read_raw_publish(call: Call, topic: str) -> PublishRequest:
     """The body is the message. Raises: bad_request, unsupported_media_type."""
     key = read_idempotency_key(call.headers("Idempotency-Key"))
     content_type = call.header("Content-Type") or ""
-    encoding = call.header("Content-Encoding")
-    if encoding is not None and encoding.strip().lower() != "identity":
-        text = f"Content-Encoding is {shown(encoding)}; send the body without compression"
-        raise FalconQError("unsupported_media_type", text)
+    check_encoding(call.header("Content-Encoding"))
     if len(content_type) > CONTENT_TYPE_CHARS_MAX or not content_type.isascii():
         text = f"header 'Content-Type' has at most {CONTENT_TYPE_CHARS_MAX} ASCII characters"
         raise refuse("Content-Type", text)
@@ -107,7 +106,7 @@ async def _read_raw_publish(call: Call, topic: str) -> PublishRequest:
 def raw_message(body: bytes, content_type: str) -> tuple[bytes, bytes]:
     """(message, headers) as JSON: UTF-8 text as a string, all else in base64."""
     headers = {"contentType": content_type}
-    if _media_type(content_type).startswith("text/"):
+    if media_type(content_type).startswith("text/"):
         try:
             return _encoder.encode(body.decode()), _encoder.encode(headers)
         except UnicodeDecodeError:

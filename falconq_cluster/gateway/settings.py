@@ -21,7 +21,6 @@ from falconq_cluster.machine.settings import Scheduler, TopicConfig, TopicSettin
 from falconq_cluster.machine.topics import Mistake, config_mistakes
 
 _MISTAKES_MAX = 20
-_NUMBER_MAX = (1 << 63) - 1
 
 
 class _WrongKindError(Exception):
@@ -56,7 +55,7 @@ def _scheduler(value: object) -> Scheduler:
         raise _WrongKindError(wanted)
     shares: list[tuple[str, int]] = []
     for level, weight in sorted(weights, key=itemgetter(0)):
-        if type(weight) is not int or abs(weight) > _NUMBER_MAX:
+        if type(weight) is not int:
             raise _WrongKindError(f"the weight of {shown(level)} is {_shown_json(weight)}; it is a whole number")
         shares.append((level, weight))
     return Scheduler(str(fields["policy"]), tuple(shares))

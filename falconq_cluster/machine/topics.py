@@ -123,9 +123,12 @@ def _scheduler_mistakes(scheduler: Scheduler) -> list[Mistake]:
         return [("scheduler", text)]
     if scheduler.policy == STRICT and scheduler.weights:
         return [("scheduler", f"'scheduler' has weights with the policy {STRICT!r}; they are for {WEIGHTED!r}.")]
+    if len(scheduler.weights) > LEVELS_MAX:
+        text = f"'scheduler' has {len(scheduler.weights)} weights; a topic has 1 to {LEVELS_MAX} levels."
+        return [("scheduler", text)]
     return [
         ("scheduler", f"The weight of {name[:_SHOWN_CHARS_MAX]!r} is {weight}; it is from 1 to {WEIGHT_MAX}.")
-        for name, weight in scheduler.weights[: LEVELS_MAX + 1]
+        for name, weight in scheduler.weights
         if not 1 <= weight <= WEIGHT_MAX
     ]
 

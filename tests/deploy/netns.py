@@ -21,12 +21,19 @@ def ip(*words: str, is_checked: bool = True) -> None:
     subprocess.run(["ip", *words], check=is_checked, capture_output=True)
 
 
+def _free_subnet() -> str:
+    """The first three numbers of a network that no interface here has."""
+    taken = subprocess.run(["ip", "-o", "-4", "address"], check=True, capture_output=True, text=True).stdout
+    free = [subnet for number in range(1, 250) if f" {(subnet := f'10.213.{number}')}." not in taken]
+    return random.choice(free)
+
+
 class PodNetwork:
     """10.213.x.0/24 behind a bridge, which has its first address."""
 
     def __init__(self) -> None:
         self._tag = f"fq{os.getpid() % 100_000}{random.randrange(100):02}"
-        self._subnet = f"10.213.{random.randrange(1, 250)}"
+        self._subnet = _free_subnet()
         self._next = 10
         self._namespaces: dict[str, str] = {}
         self._addresses: dict[str, str] = {}

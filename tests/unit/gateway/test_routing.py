@@ -9,7 +9,7 @@ from falconq_cluster.gateway.routing import Answer, Call, Route, Router
 
 
 async def _handler(call: Call) -> Answer:
-    raise NotImplementedError(call)
+    raise AssertionError(f"{call.route.pattern}: to find a route calls no handler")
 
 
 PATTERNS = (

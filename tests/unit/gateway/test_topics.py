@@ -218,7 +218,8 @@ async def test_a_scheduler_is_given_shown_and_kept_in_one_order(rig: Rig) -> Non
         ({"policy": "weighted", "weights": {"low": 0}}, "from 1 to 1000"),
         ({"policy": "weighted", "weights": {"low": 1001}}, "from 1 to 1000"),
         ({"policy": "weighted", "weights": {"low": True}}, "a whole number"),
-        ({"policy": "weighted", "weights": {"low": 10**30}}, "a whole number"),
+        ({"policy": "weighted", "weights": {"low": 10**30}}, "from 1 to 1000"),
+        ({"policy": "weighted", "weights": dict.fromkeys("abcdefghijklmnopq", 10**30)}, "17 weights"),
     ],
 )
 async def test_a_wrong_scheduler_is_refused_with_a_sentence(rig: Rig, scheduler: object, says: str) -> None:

@@ -204,7 +204,7 @@ def test_a_group_that_a_client_wrote_into_a_command_is_not_taken_for_one(tmp_pat
 
 
 class _ReadOnlyFile:
-    """Bytes, with a record of the largest read."""
+    """Bytes, with a record of the largest read; who reads a journal changes nothing, so any change fails the test."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -218,16 +218,16 @@ class _ReadOnlyFile:
         return len(self.data)
 
     def write_at(self, position: int, data: bytes) -> None:
-        raise NotImplementedError
+        raise AssertionError("write_at")
 
     def sync(self) -> None:
-        raise NotImplementedError
+        raise AssertionError("sync")
 
     def truncate(self, size: int) -> None:
-        raise NotImplementedError
+        raise AssertionError("truncate")
 
     def close(self) -> None:
-        raise NotImplementedError
+        raise AssertionError("close")
 
 
 _SEED = fmt.segment_seed(1, "n", "d")
