@@ -25,9 +25,8 @@ from falconq_cluster.machine.commands import (
     SettleItem,
     SettleKind,
 )
-from falconq_cluster.machine.consumers import create_consumer
+from falconq_cluster.machine.consumers import create_consumer, refusal_of_new
 from falconq_cluster.machine.holdings import Held, Phase
-from falconq_cluster.machine.names import is_name
 from falconq_cluster.machine.rows import LeaseRow
 from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, take_fresh
 from falconq_cluster.machine.state import ConsumerState, TopicState
@@ -100,13 +99,7 @@ def _refusal(turn: Turn, operation: LeasePull, topic: TopicState, consumer: Cons
         return Refused("bad_request", f"a lease takes {LEASE_MS_MIN} to {LEASE_MS_MAX} ms, not {operation.lease_ms}")
     if not 0 <= operation.level_min < len(topic.config.levels):
         return Refused("unknown_priority", f"topic {topic.name!r} has no level {operation.level_min}")
-    if consumer is None:
-        if not is_name(operation.consumer):
-            return Refused("bad_request", f"{operation.consumer[:200]!r} can't be the name of a consumer")
-        most = turn.limits.consumers_per_topic_max
-        if len(topic.consumers) >= most:
-            return Refused("overloaded", f"topic {topic.name!r} has {most} consumers, the most there may be")
-    return None
+    return None if consumer is not None else refusal_of_new(turn, topic, operation.consumer)
 
 
 class _Handing:

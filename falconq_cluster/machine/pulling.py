@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Pull, Pulled, Refused
-from falconq_cluster.machine.consumers import create_consumer
-from falconq_cluster.machine.names import is_name
+from falconq_cluster.machine.consumers import create_consumer, refusal_of_new
 from falconq_cluster.machine.rows import AttemptRow
 from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, Taken, take_fresh
 from falconq_cluster.machine.state import Attempt, ConsumerState, TopicState
@@ -59,15 +58,7 @@ def _refusal(turn: Turn, operation: Pull, topic: TopicState, consumer: ConsumerS
         return Refused("bad_request", f"a pull takes at least 1 message, not {operation.count_max}")
     if len(operation.attempt) > ATTEMPT_LENGTH_MAX:
         return Refused("bad_request", f"an attempt has at most {ATTEMPT_LENGTH_MAX} characters")
-    if consumer is None:
-        if not is_name(operation.consumer):
-            return Refused("bad_request", f"{operation.consumer[:200]!r} can't be the name of a consumer")
-        if len(topic.consumers) >= turn.limits.consumers_per_topic_max:
-            return Refused(
-                "overloaded",
-                f"topic {topic.name!r} has {turn.limits.consumers_per_topic_max} consumers, the most there may be",
-            )
-    return None
+    return None if consumer is not None else refusal_of_new(turn, topic, operation.consumer)
 
 
 def _forget_old_attempts(turn: Turn, topic: TopicState, consumer: ConsumerState) -> None:

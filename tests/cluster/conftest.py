@@ -72,3 +72,12 @@ def sync_shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = tmp_path_factory.mktemp("shims") / "sync.so"
     subprocess.run([compiler, "-O1", "-Wall", "-shared", "-fPIC", "-o", built, source, "-ldl"], check=True)
     return built
+
+
+@pytest.fixture
+async def cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
+    """Three nodes that are ready."""
+    made = make_cluster()
+    made.start()
+    await made.wait_ready()
+    return made

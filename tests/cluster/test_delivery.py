@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
 from typing import Any
-
-import pytest
 
 from tests.cluster.clients import Http
 from tests.cluster.harness import Cluster
@@ -21,14 +18,6 @@ from tests.cluster.processes import Node
 
 MESSAGES = 600
 BATCHES = (1, 7, 100, 3, 41)
-
-
-@pytest.fixture
-async def cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
-    made = make_cluster()
-    made.start()
-    await made.wait_ready()
-    return made
 
 
 async def consume(http: Http, node: Node, topic: str, **parameters: Any) -> list[dict[str, Any]]:

@@ -11,12 +11,10 @@ import asyncio
 import json
 import random
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
 
 from tests.cluster.clients import Answer, Http
 from tests.cluster.harness import Cluster
@@ -28,14 +26,6 @@ MESSAGES = 40
 LEADER_KILLS = 3
 SEEN = {200, 429, 503, 504}
 """What a publisher with a right key may be answered with."""
-
-
-@pytest.fixture
-async def cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
-    made = make_cluster()
-    made.start()
-    await made.wait_ready()
-    return made
 
 
 def run_command(line: str, nodes: list[Node]) -> tuple[int, dict[str, str], dict[str, Any]]:
