@@ -1,11 +1,11 @@
 """Lease pulls: a consumer is handed messages for a time, and settles them.
 
 What lives here: the LeasePull and Settle operations.
-Rules: the most urgent level goes first; of a level, what is to be given again goes before what is fresh. A message in
-hand is leased to one worker at a time: whoever settles it names its place and the nonce of the pull that handed it out,
-while log time has not reached the end of the lease. A settled message is never given again. A nack with a priority
-changes only where the message stands among those that are given again (PROTOCOL.md P14). Each message in hand is one
-key, so an operation writes no more keys than it has messages (P12).
+Rules: what is given is the scheduler's choice, in which what is to be given again counts as a delivery of the level
+that it has as its priority. A message in hand is leased to one worker at a time: whoever settles it names its place and
+the nonce of the pull that handed it out, while log time has not reached the end of the lease. A settled message is
+never given again. A nack with a priority changes only where the message stands among those that are given again
+(PROTOCOL.md P14). Each message in hand is one key, so an operation writes no more keys than it has messages (P12).
 Must not know: what is in a message, who waits.
 """
 
@@ -28,7 +28,7 @@ from falconq_cluster.machine.commands import (
 from falconq_cluster.machine.consumers import create_consumer, refusal_of_new
 from falconq_cluster.machine.holdings import Held, Phase
 from falconq_cluster.machine.rows import LeaseRow
-from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, take_fresh
+from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, Taken, take_next
 from falconq_cluster.machine.state import ConsumerState, TopicState
 from falconq_cluster.machine.turn import Turn
 
@@ -50,14 +50,22 @@ def lease_pull(turn: Turn, operation: LeasePull) -> Leased | Refused:
     if consumer is None:
         consumer = create_consumer(turn, topic, operation.consumer)
     consumer.holdings.advance(turn.log_time_ms)
-    handing = _Handing(turn, topic, consumer, operation)
-    for level in reversed(range(operation.level_min, len(topic.config.levels))):
-        handing.take_ready(level)
-        handing.take_fresh(level)
-    if handing.is_held_up and not handing.ranges:
-        count = len(consumer.holdings)
-        return Refused("leases_full", f"consumer {consumer.name!r} has {count} messages in hand; settle some first")
-    return Leased(topic.name, consumer.name, handing.ranges, operation.nonce, handing.expires_ms)
+    holdings = consumer.holdings
+    count = min(operation.count_max, turn.limits.lease_count_max, operation.in_flight_max - holdings.leased_count)
+    fresh_max = max(turn.limits.held_per_consumer_max - len(holdings), 0)
+    taken = Taken()
+    if count > 0:
+        demand = Demand(ALL_PARTITIONS, count, operation.bytes_max, operation.level_min, fresh_max)
+        taken = take_next(turn, topic, consumer, demand)
+    if count > 0 and not fresh_max and not taken.ranges and _has_fresh(topic, consumer, operation.level_min):
+        text = f"consumer {consumer.name!r} has {len(holdings)} messages in hand; settle some first"
+        return Refused("leases_full", text)
+    until_ms = turn.log_time_ms + operation.lease_ms
+    ranges = [
+        _hand_out(turn, topic, consumer, _leased(turn, topic, taken, found, operation.nonce, until_ms), found)
+        for found in taken.ranges
+    ]
+    return Leased(topic.name, consumer.name, ranges, operation.nonce, until_ms)
 
 
 def settle(turn: Turn, operation: Settle) -> LeaseSettled | Refused:
@@ -102,90 +110,48 @@ def _refusal(turn: Turn, operation: LeasePull, topic: TopicState, consumer: Cons
     return None if consumer is not None else refusal_of_new(turn, topic, operation.consumer)
 
 
-class _Handing:
-    """What one pull hands out so far, and how much more it may."""
+def _has_fresh(topic: TopicState, consumer: ConsumerState, level_min: int) -> bool:
+    return any(
+        cursor.delivered_count < level.appended_count
+        for partition in topic.partitions
+        for cursor, level in zip(consumer.cursors_of(partition)[level_min:], partition.levels[level_min:], strict=True)
+    )
 
-    def __init__(self, turn: Turn, topic: TopicState, consumer: ConsumerState, operation: LeasePull) -> None:
-        self._turn, self._topic, self._consumer = turn, topic, consumer
-        self._nonce = operation.nonce
-        self.expires_ms = turn.log_time_ms + operation.lease_ms
-        in_flight_left = operation.in_flight_max - consumer.holdings.leased_count
-        self._count_left = min(operation.count_max, turn.limits.lease_count_max, in_flight_left)
-        self._bytes_left = operation.bytes_max
-        self.ranges: list[LeasedRange] = []
-        self.is_held_up = False
-        """Whether something fresh was not given because the consumer has too much in hand."""
 
-    @property
-    def _is_full(self) -> bool:
-        return self._count_left < 1 or (bool(self.ranges) and self._bytes_left < 1)
+def _hand_out(turn: Turn, topic: TopicState, consumer: ConsumerState, row: LeaseRow, found: Range) -> LeasedRange:
+    for offset in range(found.offset, found.offset + found.count):
+        _put(turn, topic, consumer, (found.partition, offset), row)
+    return LeasedRange(found, row.failed_count + 1, row.acquired_count)
 
-    def take_ready(self, priority: int) -> None:
-        """Hand out again what waits with this priority."""
-        holdings = self._consumer.holdings
-        while not self._is_full:
-            held = holdings.first_ready(priority)
-            if held is None:
-                return
-            row = held.row
-            if self.ranges and row.size_bytes > self._bytes_left:
-                self._bytes_left = 0
-                return
-            # A lease that ended by time is a delivery that failed.
-            failed_count = row.failed_count + (1 if row.nonce else 0)
-            self._hand_out(
-                Range(held.partition, row.level, row.batch_offset, held.offset, 1),
-                LeaseRow(
-                    level=row.level,
-                    batch_offset=row.batch_offset,
-                    size_bytes=row.size_bytes,
-                    priority=row.priority,
-                    failed_count=failed_count,
-                    acquired_count=row.acquired_count + 1,
-                    nonce=self._nonce,
-                    until_ms=self.expires_ms,
-                    backoff_ms=0,
-                ),
-            )
 
-    def take_fresh(self, level: int) -> None:
-        """Hand out what the cursors have not passed of this level or a more urgent one."""
-        if self._is_full:
-            return
-        topic, consumer = self._topic, self._consumer
-        count = min(self._count_left, self._turn.limits.held_per_consumer_max - len(consumer.holdings))
-        if count < 1:
-            self.is_held_up = self.is_held_up or self._has_fresh(level)
-            return
-        demand = Demand(ALL_PARTITIONS, count, self._bytes_left, level)
-        for found in take_fresh(self._turn, topic, consumer, demand).ranges:
-            state = topic.partitions[found.partition].levels[found.level]
-            batch = state.first_batch(self._turn.reader, found.batch_offset)
-            row = LeaseRow(
-                level=found.level,
-                batch_offset=found.batch_offset,
-                size_bytes=-(-batch.size // batch.record_count),
-                priority=found.level,
-                failed_count=0,
-                acquired_count=1,
-                nonce=self._nonce,
-                until_ms=self.expires_ms,
-                backoff_ms=0,
-            )
-            self._hand_out(found, row)
-
-    def _has_fresh(self, level: int) -> bool:
-        return any(
-            self._consumer.cursors_of(partition)[level].delivered_count < partition.levels[level].appended_count
-            for partition in self._topic.partitions
+def _leased(turn: Turn, topic: TopicState, taken: Taken, found: Range, nonce: bytes, until_ms: int) -> LeaseRow:
+    """The row of the messages of a range, now that they are leased."""
+    row = taken.returned.get((found.partition, found.offset))
+    if row is not None:
+        # A lease that ended by time is a delivery that failed.
+        failed_count = row.failed_count + (1 if row.nonce else 0)
+        acquired_count = row.acquired_count + 1
+        return replace(
+            row,
+            failed_count=failed_count,
+            acquired_count=acquired_count,
+            nonce=nonce,
+            until_ms=until_ms,
+            backoff_ms=0,
         )
-
-    def _hand_out(self, messages: Range, row: LeaseRow) -> None:
-        for offset in range(messages.offset, messages.offset + messages.count):
-            _put(self._turn, self._topic, self._consumer, (messages.partition, offset), row)
-        self.ranges.append(LeasedRange(messages, row.failed_count + 1, row.acquired_count))
-        self._count_left -= messages.count
-        self._bytes_left -= messages.count * row.size_bytes
+    level = topic.partitions[found.partition].levels[found.level]
+    batch = level.first_batch(turn.reader, found.batch_offset)
+    return LeaseRow(
+        level=found.level,
+        batch_offset=found.batch_offset,
+        size_bytes=-(-batch.size // batch.record_count),
+        priority=found.level,
+        failed_count=0,
+        acquired_count=1,
+        nonce=nonce,
+        until_ms=until_ms,
+        backoff_ms=0,
+    )
 
 
 def _mistake(item: SettleItem, level_count: int) -> str | None:

@@ -12,7 +12,7 @@ from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Pull, Pulled, Refused
 from falconq_cluster.machine.consumers import create_consumer, refusal_of_new
 from falconq_cluster.machine.rows import AttemptRow
-from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, Taken, take_fresh
+from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, Taken, take_next
 from falconq_cluster.machine.state import Attempt, ConsumerState, TopicState
 from falconq_cluster.machine.turn import Turn
 
@@ -36,7 +36,7 @@ def pull(turn: Turn, operation: Pull) -> Pulled | Refused:
         row = remembered.row
         return Pulled(topic.name, consumer.name, row.ranges, is_replay=True, start_offsets=dict(row.start_offsets))
     demand = Demand(operation.partition, min(operation.count_max, turn.limits.pull_count_max), operation.bytes_max)
-    taken = take_fresh(turn, topic, consumer, demand)
+    taken = take_next(turn, topic, consumer, demand)
     if operation.attempt and taken.ranges:
         _remember(turn, topic, consumer, operation.attempt, taken)
     return Pulled(topic.name, consumer.name, taken.ranges, is_replay=False, start_offsets=taken.start_offsets)

@@ -1,11 +1,13 @@
 """Scheduling: which messages a consumer is given next.
 
-What lives here: the choice of fresh messages, those that a consumer's cursors have not passed, for every kind of pull.
+What lives here: the choice for every kind of pull, of fresh messages, those that a consumer's cursors have not passed,
+and of returned ones, which it had in hand.
 Rules: `strict` gives the most urgent level of all asked partitions first; `weighted` gives each level its share of a
-round. Ties go to the partition after the one that was served last, and a partition that has its turn gives all it has
-of the level, or of the level's share, before the next one does. Within a level nothing is skipped, given twice, or
-reordered. Bytes are counted from keys: a message of a batch counts as the batch's average, rounded up, so a choice
-reads no values on any node and passes `bytes_max` by less than one batch.
+round. A returned message counts as one of the level that it has as its priority, and goes before what is fresh of that
+level. Of what is fresh, ties go to the partition after the one that was served last, and a partition that has its turn
+gives all it has of the level, or of the level's share, before the next one does. Within a level nothing fresh is
+skipped, given twice, or reordered. Bytes are counted from keys: a message of a batch counts as the batch's average,
+rounded up, so a choice reads no values on any node and passes `bytes_max` by less than one batch.
 Must not know: why messages are taken and what becomes of them, what is in a message.
 """
 
@@ -19,6 +21,7 @@ from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine.commands import Range
 from falconq_cluster.machine.consumers import put_consumer
 from falconq_cluster.machine.keys import Batch
+from falconq_cluster.machine.rows import LeaseRow
 from falconq_cluster.machine.settings import WEIGHTED, TopicConfig
 from falconq_cluster.machine.state import ConsumerState, Cursor, PartitionState, TopicState, first_undelivered
 from falconq_cluster.machine.turn import Turn
@@ -38,6 +41,8 @@ class Demand:
     """Of packed records; one message is given whatever its size."""
     level_min: int = 0
     """Only messages of this level or a more urgent one."""
+    fresh_max: int | None = None
+    """With a number, no more fresh ones than so many, and returned ones too; with None, fresh ones alone."""
 
 
 @dataclass(slots=True)
@@ -49,9 +54,11 @@ class Taken:
     start_offsets: dict[int, int] = field(default_factory=dict)
     """partition -> lowest offset that had not been delivered, in the order of service; of an only partition also
     when it gave nothing."""
+    returned: dict[tuple[int, int], LeaseRow] = field(default_factory=dict)
+    """(partition, offset) -> row of what was in hand before. The consumer does not hold it any more, its key stands."""
 
 
-def take_fresh(turn: Turn, topic: TopicState, consumer: ConsumerState, demand: Demand) -> Taken:
+def take_next(turn: Turn, topic: TopicState, consumer: ConsumerState, demand: Demand) -> Taken:
     """Chooses the next messages, moves the consumer's cursors past them, and leaves both rows in the turn."""
     choice = _Choice(turn, topic, consumer, demand)
     if len(choice.asked) == 1:
@@ -62,13 +69,17 @@ def take_fresh(turn: Turn, topic: TopicState, consumer: ConsumerState, demand: D
     if topic.config.scheduler.policy == WEIGHTED:
         _take_weighted(choice)
     else:
-        last_partition = consumer.last_partition
-        for number in reversed(range(demand.level_min, len(topic.config.levels))):
-            if not choice.room.is_full:
-                choice.take(choice.waiting(number, last_partition), demand.count_max)
+        _take_strict(choice)
     if before != (consumer.last_partition, consumer.served, consumer.turns):
         put_consumer(turn, topic, consumer)
     return choice.taken
+
+
+def _take_strict(choice: _Choice) -> None:
+    last_partition = choice.consumer.last_partition
+    for number in reversed(range(choice.demand.level_min, len(choice.topic.config.levels))):
+        if not choice.room.is_full:
+            choice.take(choice.waiting(number, last_partition), choice.demand.count_max)
 
 
 def _take_weighted(choice: _Choice) -> None:
@@ -83,17 +94,17 @@ def _take_weighted(choice: _Choice) -> None:
     consumer.turns += [-1] * (len(shares) - len(consumer.turns))
     # Each level has its own turn of partitions: one turn for all would tie levels to partitions.
     numbers = reversed(range(choice.demand.level_min, len(shares)))
-    waiting = {number: queues for number in numbers if (queues := choice.waiting(number, consumer.turns[number]))}
+    waiting = {number: level for number in numbers if (level := choice.waiting(number, consumer.turns[number])).has_any}
     while waiting and not choice.room.is_full:
         number = next((number for number in waiting if consumer.served[number] < shares[number]), None)
         if number is None:
             consumer.served = [0] * len(shares)
             continue
-        given = choice.take(waiting[number], shares[number] - consumer.served[number])
-        consumer.served[number] += given
-        if given:
-            consumer.turns[number] = consumer.last_partition
-        if not waiting[number]:
+        level = waiting[number]
+        consumer.served[number] += choice.take(level, shares[number] - consumer.served[number])
+        if level.last_partition is not None:
+            consumer.turns[number] = level.last_partition
+        if not level.has_any:
             del waiting[number]
 
 
@@ -112,25 +123,47 @@ class _Choice:
 
     def __init__(self, turn: Turn, topic: TopicState, consumer: ConsumerState, demand: Demand) -> None:
         self.turn, self.topic, self.consumer, self.demand = turn, topic, consumer, demand
-        self.room, self.taken = _Room(demand.count_max, demand.bytes_max), Taken()
+        fresh_max = demand.count_max if demand.fresh_max is None else demand.fresh_max
+        self.room, self.taken = _Room(demand.count_max, fresh_max, demand.bytes_max), Taken()
         is_all = demand.partition == ALL_PARTITIONS
         self.asked = topic.partitions if is_all else [topic.partitions[demand.partition]]
 
-    def waiting(self, number: int, last_partition: int) -> deque[_Queue]:
+    def waiting(self, number: int, last_partition: int) -> _Level:
         """What waits in the level, from the partition after the last one on. Made once a pull: it looks at each."""
         first = (last_partition + 1) % len(self.asked) if len(self.asked) > 1 else 0
-        return deque(
+        queues = deque(
             _Queue(self.turn, partition, number, cursor)
             for partition in self.asked[first:] + self.asked[:first]
             if (cursor := self.consumer.cursors_of(partition)[number]).delivered_count
             < partition.levels[number].appended_count
         )
+        returned_count = 0 if self.demand.fresh_max is None else self.consumer.holdings.ready_count(number)
+        return _Level(number, self.room, queues, returned_count)
 
-    def take(self, queues: deque[_Queue], count_max: int) -> int:
-        """Take up to so many messages of one level, each partition in its turn; returns how many."""
+    def take(self, level: _Level, count_max: int) -> int:
+        """Take up to so many messages of one level, what was returned first; returns how many."""
+        count = 0
+        while level.returned_count and count < count_max and not self.room.is_full:
+            count += self._take_returned(level)
+        return count + self._take_fresh(level, count_max - count)
+
+    def _take_returned(self, level: _Level) -> int:
+        holdings = self.consumer.holdings
+        held = holdings.first_ready(level.number)
+        if held is None or not self.room.take(1, held.row.size_bytes):
+            return 0
+        row, place = held.row, (held.partition, held.offset)
+        holdings.drop(*place)
+        level.returned_count -= 1
+        self.taken.returned[place] = row
+        self.taken.ranges.append(Range(held.partition, row.level, row.batch_offset, held.offset, 1))
+        return 1
+
+    def _take_fresh(self, level: _Level, count_max: int) -> int:
+        """Each partition in its turn."""
         room, taken, count = self.room, self.taken, 0
-        while queues and count < count_max and not room.is_full:
-            queue = queues.popleft()
+        while level.has_fresh and count < count_max and not room.is_full:
+            queue = level.queues.popleft()
             partition = queue.partition
             if partition.number not in taken.start_offsets:
                 cursors = self.consumer.cursors_of(partition)
@@ -138,10 +171,10 @@ class _Choice:
             given = queue.give(room, taken, count_max - count)
             if given:
                 count += given
-                self.consumer.last_partition = partition.number
+                level.last_partition = self.consumer.last_partition = partition.number
                 self.turn.cursors_changed(self.topic, self.consumer, partition.number)
             if queue.left_count:
-                queues.append(queue)
+                level.queues.append(queue)
         return count
 
 
@@ -150,8 +183,45 @@ class _Room:
     """How much more may be taken."""
 
     count_left: int
+    fresh_left: int
     bytes_left: int
     is_full: bool = False
+    is_empty: bool = True
+
+    def take(self, count: int, message_bytes: int) -> int:
+        """How many of so many messages fit, which then are in. The first one fits whatever its size."""
+        fitting = max(self.bytes_left // message_bytes, 1 if self.is_empty else 0)
+        count = min(count, self.count_left, fitting)
+        if count < 1:
+            self.is_full = True
+            return 0
+        self.is_empty = False
+        self.count_left -= count
+        self.bytes_left = max(self.bytes_left - count * message_bytes, 0)
+        self.is_full = self.count_left == 0
+        return count
+
+
+@dataclass(slots=True)
+class _Level:
+    """What waits for the consumer in one level."""
+
+    number: int
+    room: _Room
+    queues: deque[_Queue]
+    """Of fresh messages, by partition, in the order of their turns."""
+    returned_count: int
+    last_partition: int | None = None
+    """The one that this pull took fresh messages of last."""
+
+    @property
+    def has_fresh(self) -> bool:
+        """Whether there is something fresh that the consumer may still have."""
+        return bool(self.queues) and self.room.fresh_left > 0
+
+    @property
+    def has_any(self) -> bool:
+        return self.returned_count > 0 or self.has_fresh
 
 
 class _Queue:
@@ -179,17 +249,13 @@ class _Queue:
             batch = self._batch = self._batch or self._next_batch()
             offset = max(batch.base, cursor.next_offset)
             left = batch.base + batch.record_count - offset
-            message_bytes = -(-batch.size // batch.record_count)
-            fitting = max(room.bytes_left // message_bytes, 0 if taken.ranges else 1)
-            count = min(left, room.count_left, fitting, count_max - given)
+            wanted = min(left, room.fresh_left, count_max - given)
+            count = room.take(wanted, -(-batch.size // batch.record_count)) if wanted else 0
             if count < 1:
-                room.is_full = True
                 break
             taken.ranges.append(Range(self.partition.number, self._number, batch.base, offset, count))
             given += count
-            room.count_left -= count
-            room.bytes_left = max(room.bytes_left - count * message_bytes, 0)
-            room.is_full = room.count_left == 0
+            room.fresh_left -= count
             cursor.next_offset = offset + count
             cursor.delivered_count += count
             cursor.batch_offset = batch.base

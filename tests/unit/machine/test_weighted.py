@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from falconq_cluster.machine.commands import Refused, SetTopic
+from falconq_cluster.machine.commands import Leased, LeasePull, Refused, Settle, SettleItem, SettleKind, SetTopic
 from falconq_cluster.machine.settings import Scheduler, TopicSettings
 from tests.unit.machine.helpers import Node
 
@@ -131,3 +131,44 @@ def test_one_pull_of_many_has_the_shares_too(weights: list[int]):
     counts = Counter(m.level for m in node.read(node.pull(1000)))
     assert counts[1] == min(weights[1], 900)
     assert sum(counts.values()) == 1000
+
+
+@SETTINGS
+@given(
+    weights=st.lists(st.integers(1, 6), min_size=2, max_size=4),
+    pulls=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3), st.integers(-1, 3)), min_size=1, max_size=8),
+    is_reloaded=st.booleans(),
+)
+def test_what_is_given_again_counts_as_a_delivery_of_the_level_that_it_has_then(
+    weights: list[int], pulls: list[tuple[int, int, int]], *, is_reloaded: bool
+) -> None:
+    node = Node()
+    make(node, weights)
+    shares = {level: weight // gcd(*weights) for level, weight in enumerate(weights)}
+    rounds = 4
+    for level in range(len(weights)):
+        fill(node, level, rounds * max(weights))
+    priorities: dict[int, int] = {}
+    charged: list[int] = []
+    for turn in range(rounds * sum(shares.values())):
+        count, nacked_count, priority = pulls[turn % len(pulls)]
+        count = min(count, rounds * sum(shares.values()) - len(charged))
+        if not count:
+            break
+        leased = node.result(LeasePull(0, "t", "c", count, 1 << 20, 1000, 0, turn.to_bytes(16), 10_000))
+        assert isinstance(leased, Leased)
+        offsets = [found.messages.offset + n for found in leased.ranges for n in range(found.messages.count)]
+        levels = [found.messages.level for found in leased.ranges for _ in range(found.messages.count)]
+        charged += [priorities.pop(offset, level) for offset, level in zip(offsets, levels, strict=True)]
+        nacked = list(zip(offsets, levels, strict=True))[:nacked_count]
+        wanted = priority if priority < len(weights) else -1
+        items = [SettleItem(SettleKind.NACK, 0, offset, turn.to_bytes(16), 0, wanted) for offset, _ in nacked]
+        node.result(Settle(0, "t", "c", items))
+        for place, (offset, _) in enumerate(nacked):
+            priorities[offset] = charged[-count:][place] if wanted < 0 else wanted
+        if is_reloaded:
+            node.reload()
+    size = sum(shares.values())
+    assert len(charged) == rounds * size
+    for number in range(rounds):
+        assert Counter(charged[number * size : (number + 1) * size]) == shares
