@@ -146,12 +146,15 @@ class LeasePull(Operation, frozen=True, tag=20):
     count_max: int
     bytes_max: int
     lease_ms: int
+    """0 for what the machine's limits say."""
     level_min: int
     """Only messages of this level or a more urgent one."""
     nonce: bytes
     """16 random bytes of the origin: who settles names them (P14)."""
     in_flight_max: int
-    """No more than so many messages of the consumer are leased at a time."""
+    """No more than so many messages of the consumer are leased at a time; 0 for what the machine's limits say."""
+    auto_commit: bool = False
+    """The messages are settled as they are given: there is no lease, and nobody gives them back."""
 
 
 class SettleKind(IntEnum):
@@ -281,7 +284,9 @@ class Leased(msgspec.Struct, frozen=True, tag=True):
     ranges: list[LeasedRange]
     nonce: bytes
     expires_ms: int
-    """Log time at which the leases end."""
+    """Log time at which the leases end; 0 when there are none."""
+    expired_count: int = 0
+    """Messages of which the lease before had ended by time."""
 
 
 class LeaseSettled(msgspec.Struct, frozen=True, tag=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Refused
+from falconq_cluster.machine.holdings import Holdings
 from falconq_cluster.machine.names import is_name
 from falconq_cluster.machine.rows import ConsumerRow
 from falconq_cluster.machine.state import ConsumerState, TopicState
@@ -27,7 +28,8 @@ def refusal_of_new(turn: Turn, topic: TopicState, name: str) -> Refused | None:
 
 def create_consumer(turn: Turn, topic: TopicState, name: str) -> ConsumerState:
     """A consumer of a new number, which `refusal_of_new` does not refuse."""
-    consumer = ConsumerState(name, turn.next_number(), turn.log_time_ms, last_partition=-1)
+    holdings = Holdings(turn.state.held_count)
+    consumer = ConsumerState(name, turn.next_number(), turn.log_time_ms, last_partition=-1, holdings=holdings)
     topic.consumers[name] = consumer
     put_consumer(turn, topic, consumer)
     return consumer

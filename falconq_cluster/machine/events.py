@@ -46,6 +46,14 @@ class LevelGrew:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldingsChanged:
+    """A consumer has other messages in hand, or others until another time: long polls may have something by then."""
+
+    topic: str
+    consumer: str
+
+
+@dataclass(frozen=True, slots=True)
 class OriginOpened:
     """A node has a new epoch. If the nonce is not its latest, the node opens again."""
 
@@ -59,4 +67,4 @@ class MembersChanged:
     """The cluster formed, or another disk counts for a member."""
 
 
-Event = TopicChanged | TopicDeleted | Trimmed | LevelGrew | OriginOpened | MembersChanged
+Event = TopicChanged | TopicDeleted | Trimmed | LevelGrew | HoldingsChanged | OriginOpened | MembersChanged

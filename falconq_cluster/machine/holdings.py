@@ -51,12 +51,22 @@ class Held:
         return row.until_ms + row.backoff_ms, self.partition, self.offset
 
 
+class HeldCount:
+    """How many messages all consumers have in hand."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+
 class Holdings:
     """All messages in hand of one consumer."""
 
-    __slots__ = ("_held", "_leased", "_ready", "_ready_counts", "_waiting", "leased_count")
+    __slots__ = ("_held", "_leased", "_ready", "_ready_counts", "_total", "_waiting", "leased_count")
 
-    def __init__(self) -> None:
+    def __init__(self, total: HeldCount) -> None:
+        self._total = total
         self._held: dict[tuple[int, int], Held] = {}
         self._leased: list[_Entry] = []
         self._waiting: list[_Entry] = []
@@ -89,6 +99,7 @@ class Holdings:
         """Hold the message as the row says, in the place of what was held there."""
         self.drop(partition, offset)
         held = self._held[partition, offset] = Held(partition, offset, row)
+        self._total.value += 1
         if held.phase is Phase.LEASED:
             self.leased_count += 1
         self._enqueue(held)
@@ -97,7 +108,13 @@ class Holdings:
         """Hold the message no more; harmless when it is not held."""
         held = self._held.pop((partition, offset), None)
         if held is not None:
+            self._total.value -= 1
             self._left(held)
+
+    def forget(self) -> None:
+        """The consumer is gone, and nobody holds anything for it."""
+        self._total.value -= len(self._held)
+        self._held.clear()
 
     def advance(self, now_ms: int) -> None:
         """End what is over by this time. A lease is over once its end is reached."""

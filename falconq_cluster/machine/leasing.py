@@ -26,6 +26,7 @@ from falconq_cluster.machine.commands import (
     SettleKind,
 )
 from falconq_cluster.machine.consumers import create_consumer, refusal_of_new
+from falconq_cluster.machine.events import HoldingsChanged
 from falconq_cluster.machine.holdings import Held, Phase
 from falconq_cluster.machine.rows import LeaseRow
 from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, Taken, take_next
@@ -50,22 +51,16 @@ def lease_pull(turn: Turn, operation: LeasePull) -> Leased | Refused:
     if consumer is None:
         consumer = create_consumer(turn, topic, operation.consumer)
     consumer.holdings.advance(turn.log_time_ms)
-    holdings = consumer.holdings
-    count = min(operation.count_max, turn.limits.lease_count_max, operation.in_flight_max - holdings.leased_count)
-    fresh_max = max(turn.limits.held_per_consumer_max - len(holdings), 0)
-    taken = Taken()
-    if count > 0:
-        demand = Demand(ALL_PARTITIONS, count, operation.bytes_max, operation.level_min, fresh_max)
-        taken = take_next(turn, topic, consumer, demand)
-    if count > 0 and not fresh_max and not taken.ranges and _has_fresh(topic, consumer, operation.level_min):
-        text = f"consumer {consumer.name!r} has {len(holdings)} messages in hand; settle some first"
-        return Refused("leases_full", text)
-    until_ms = turn.log_time_ms + operation.lease_ms
-    ranges = [
-        _hand_out(turn, topic, consumer, _leased(turn, topic, taken, found, operation.nonce, until_ms), found)
-        for found in taken.ranges
-    ]
-    return Leased(topic.name, consumer.name, ranges, operation.nonce, until_ms)
+    taken = _choose(turn, topic, consumer, operation)
+    if isinstance(taken, Refused):
+        return taken
+    expires_ms = 0 if operation.auto_commit else turn.log_time_ms + (operation.lease_ms or turn.limits.lease_ms)
+    leasing = _Leasing(turn, topic, consumer, operation.nonce, expires_ms)
+    ranges = [leasing.hand_out(found, taken.returned.get((found.partition, found.offset))) for found in taken.ranges]
+    if ranges:
+        turn.events.append(HoldingsChanged(topic.name, consumer.name))
+    expired_count = sum(1 for row in taken.returned.values() if row.nonce)
+    return Leased(topic.name, consumer.name, ranges, operation.nonce, expires_ms, expired_count)
 
 
 def settle(turn: Turn, operation: Settle) -> LeaseSettled | Refused:
@@ -89,6 +84,8 @@ def settle(turn: Turn, operation: Settle) -> LeaseSettled | Refused:
             failed.append((place, "bad_request", mistake))
             continue
         _settle_one(turn, topic, consumer, held, item)
+    if consumer is not None and len(failed) < len(operation.items):
+        turn.events.append(HoldingsChanged(topic.name, consumer.name))
     return LeaseSettled(len(operation.items) - len(failed), failed)
 
 
@@ -99,11 +96,11 @@ def _refused_early(turn: Turn, not_after_ms: int, topic: str) -> Refused:
 
 
 def _refusal(turn: Turn, operation: LeasePull, topic: TopicState, consumer: ConsumerState | None) -> Refused | None:
-    if operation.count_max < 1 or operation.in_flight_max < 1:
+    if operation.count_max < 1 or operation.in_flight_max < 0:
         return Refused("bad_request", "a pull takes at least 1 message, and allows at least 1 in flight")
     if len(operation.nonce) != NONCE_BYTES:
         return Refused("bad_request", f"a nonce has {NONCE_BYTES} bytes, not {len(operation.nonce)}")
-    if not LEASE_MS_MIN <= operation.lease_ms <= LEASE_MS_MAX:
+    if operation.lease_ms and not LEASE_MS_MIN <= operation.lease_ms <= LEASE_MS_MAX:
         return Refused("bad_request", f"a lease takes {LEASE_MS_MIN} to {LEASE_MS_MAX} ms, not {operation.lease_ms}")
     if not 0 <= operation.level_min < len(topic.config.levels):
         return Refused("unknown_priority", f"topic {topic.name!r} has no level {operation.level_min}")
@@ -118,40 +115,67 @@ def _has_fresh(topic: TopicState, consumer: ConsumerState, level_min: int) -> bo
     )
 
 
-def _hand_out(turn: Turn, topic: TopicState, consumer: ConsumerState, row: LeaseRow, found: Range) -> LeasedRange:
-    for offset in range(found.offset, found.offset + found.count):
-        _put(turn, topic, consumer, (found.partition, offset), row)
-    return LeasedRange(found, row.failed_count + 1, row.acquired_count)
+def _choose(turn: Turn, topic: TopicState, consumer: ConsumerState, operation: LeasePull) -> Taken | Refused:
+    holdings, limits = consumer.holdings, turn.limits
+    count = fresh_max = min(operation.count_max, limits.lease_count_max)
+    if not operation.auto_commit:
+        count = min(count, (operation.in_flight_max or limits.in_flight_max) - holdings.leased_count)
+        held_left = limits.held_per_consumer_max - len(holdings)
+        fresh_max = max(min(held_left, limits.held_max - turn.state.held_count.value), 0)
+    if count < 1:
+        return Taken()
+    demand = Demand(ALL_PARTITIONS, count, operation.bytes_max, operation.level_min, fresh_max)
+    taken = take_next(turn, topic, consumer, demand)
+    if not taken.ranges and not fresh_max and _has_fresh(topic, consumer, operation.level_min):
+        everywhere = turn.state.held_count.value
+        text = f"consumer {consumer.name!r} has {len(holdings)} messages in hand, all consumers have {everywhere}"
+        return Refused("leases_full", f"{text}; settle some first")
+    return taken
 
 
-def _leased(turn: Turn, topic: TopicState, taken: Taken, found: Range, nonce: bytes, until_ms: int) -> LeaseRow:
-    """The row of the messages of a range, now that they are leased."""
-    row = taken.returned.get((found.partition, found.offset))
-    if row is not None:
-        # A lease that ended by time is a delivery that failed.
-        failed_count = row.failed_count + (1 if row.nonce else 0)
-        acquired_count = row.acquired_count + 1
-        return replace(
-            row,
-            failed_count=failed_count,
-            acquired_count=acquired_count,
-            nonce=nonce,
-            until_ms=until_ms,
+class _Leasing:
+    """Hands out what was chosen."""
+
+    def __init__(self, turn: Turn, topic: TopicState, consumer: ConsumerState, nonce: bytes, until_ms: int) -> None:
+        self._turn, self._topic, self._consumer = turn, topic, consumer
+        self._nonce, self._until_ms = nonce, until_ms
+        """The leases' end; 0 when the messages are settled at once."""
+
+    def hand_out(self, found: Range, before: LeaseRow | None) -> LeasedRange:
+        """`before` is the row of a message that is given again."""
+        row = self._fresh(found) if before is None else self._again(before)
+        for offset in range(found.offset, found.offset + found.count):
+            if self._until_ms:
+                _put(self._turn, self._topic, self._consumer, (found.partition, offset), row)
+            elif before is not None:
+                self._turn.delete(_key(self._topic, self._consumer, (found.partition, offset)))
+        return LeasedRange(found, row.failed_count + 1, row.acquired_count)
+
+    def _fresh(self, found: Range) -> LeaseRow:
+        level = self._topic.partitions[found.partition].levels[found.level]
+        batch = level.first_batch(self._turn.reader, found.batch_offset)
+        return LeaseRow(
+            level=found.level,
+            batch_offset=found.batch_offset,
+            size_bytes=-(-batch.size // batch.record_count),
+            priority=found.level,
+            failed_count=0,
+            acquired_count=1,
+            nonce=self._nonce,
+            until_ms=self._until_ms,
             backoff_ms=0,
         )
-    level = topic.partitions[found.partition].levels[found.level]
-    batch = level.first_batch(turn.reader, found.batch_offset)
-    return LeaseRow(
-        level=found.level,
-        batch_offset=found.batch_offset,
-        size_bytes=-(-batch.size // batch.record_count),
-        priority=found.level,
-        failed_count=0,
-        acquired_count=1,
-        nonce=nonce,
-        until_ms=until_ms,
-        backoff_ms=0,
-    )
+
+    def _again(self, before: LeaseRow) -> LeaseRow:
+        return replace(
+            before,
+            # A lease that ended by time is a delivery that failed.
+            failed_count=before.failed_count + (1 if before.nonce else 0),
+            acquired_count=before.acquired_count + 1,
+            nonce=self._nonce,
+            until_ms=self._until_ms,
+            backoff_ms=0,
+        )
 
 
 def _mistake(item: SettleItem, level_count: int) -> str | None:
@@ -170,7 +194,7 @@ def _settle_one(turn: Turn, topic: TopicState, consumer: ConsumerState, held: He
     match item.kind:
         case SettleKind.ACK:
             consumer.holdings.drop(*place)
-            turn.delete(keys.lease_key(topic.number, consumer.number, *place))
+            turn.delete(_key(topic, consumer, place))
         case SettleKind.EXTEND:
             _put(turn, topic, consumer, place, replace(row, until_ms=now_ms + item.ms))
         case SettleKind.RELEASE:
@@ -185,4 +209,8 @@ def _settle_one(turn: Turn, topic: TopicState, consumer: ConsumerState, held: He
 
 def _put(turn: Turn, topic: TopicState, consumer: ConsumerState, place: tuple[int, int], row: LeaseRow) -> None:
     consumer.holdings.put(*place, row)
-    turn.put(keys.lease_key(topic.number, consumer.number, *place), row)
+    turn.put(_key(topic, consumer, place), row)
+
+
+def _key(topic: TopicState, consumer: ConsumerState, place: tuple[int, int]) -> bytes:
+    return keys.lease_key(topic.number, consumer.number, *place)

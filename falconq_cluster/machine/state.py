@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys
-from falconq_cluster.machine.holdings import Holdings
+from falconq_cluster.machine.holdings import HeldCount, Holdings
 from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.once import OnceTable, read_once_table
 from falconq_cluster.machine.rows import (
@@ -61,6 +61,12 @@ class MachineLimits:
     """Messages that one LeasePull hands out, and leases that one Settle names: a key each (P12)."""
     held_per_consumer_max: int = 50_000
     """Messages that a consumer may have in hand: about 25 MB of memory."""
+    held_max: int = 300_000
+    """Of all consumers: about 150 MB of memory."""
+    lease_ms: int = 30_000
+    """How long a lease lasts for which nobody said otherwise. Published."""
+    in_flight_max: int = 1_000
+    """Messages of a consumer that are leased at a time, where nobody said otherwise. Published."""
     dedupe_window_ms: int = 300_000
     """How long a repeat of an append is known as one, in log time, from the first one on. Published."""
     dedupe_per_topic_max: int = 100_000
@@ -104,7 +110,7 @@ class ConsumerState:
     """partition -> cursors by level; read by `cursors_of`, since what was never looked at is absent."""
     attempts: dict[str, Attempt] = field(default_factory=dict)
     """attempt id -> what it was given, oldest first."""
-    holdings: Holdings = field(default_factory=Holdings)
+    holdings: Holdings = field(kw_only=True)
     served: list[int] = field(default_factory=list)
     turns: list[int] = field(default_factory=list)
     """`served` and `turns` are those of `rows.ConsumerRow`."""
@@ -208,6 +214,8 @@ class State:
     once: OnceTable = field(default_factory=OnceTable)
     deletions: dict[int, Deletion] = field(default_factory=dict)
     """deletion number -> what is to be trimmed, oldest first."""
+    held_count: HeldCount = field(default_factory=HeldCount)
+    """Messages that all consumers have in hand."""
 
 
 def new_topic(name: str, number: int, created_ms: int, config: TopicConfig) -> TopicState:
@@ -252,7 +260,7 @@ def read_state(reader: Reader) -> State:
         state.deletions[keys.read_deletion_key(key)] = Deletion(deletion.topic, deletion.next_key)
     deleted = {deletion.topic for deletion in state.deletions.values()}
     _read_partitions(reader, topics, deleted)
-    _read_consumers(reader, topics, deleted)
+    _read_consumers(reader, topics, deleted, state.held_count)
     return state
 
 
@@ -279,13 +287,13 @@ def _read_partitions(reader: Reader, topics: dict[int, TopicState], deleted: set
             level.tail_from = row.next_offset
 
 
-def _read_consumers(reader: Reader, topics: dict[int, TopicState], deleted: set[int]) -> None:
+def _read_consumers(reader: Reader, topics: dict[int, TopicState], deleted: set[int], held_count: HeldCount) -> None:
     consumers: dict[tuple[int, int], ConsumerState] = {}
     for key, value in _scan_known(reader, keys.CONSUMER, topics, deleted):
         topic_number, name = keys.read_consumer_key(key)
         row = decode_row(value, ConsumerRow)
         topic = topics[topic_number]
-        consumer = ConsumerState(name, row.number, row.created_ms, row.last_partition)
+        consumer = ConsumerState(name, row.number, row.created_ms, row.last_partition, holdings=Holdings(held_count))
         consumer.served, consumer.turns = list(row.served), list(row.turns)
         topic.consumers[name] = consumers[topic_number, row.number] = consumer
     for key, value in _scan_known(reader, keys.CURSOR, topics, deleted):

@@ -73,6 +73,8 @@ def delete_topic(turn: Turn, operation: DeleteTopic) -> Done | Refused:
     deletion = Deletion(topic.number, b"")
     turn.state.deletions[number] = deletion
     del turn.state.topics[topic.name]
+    for consumer in topic.consumers.values():
+        consumer.holdings.forget()
     turn.delete(keys.topic_key(topic.name))
     turn.put(keys.deletion_key(number), DeletionRow(deletion.topic, deletion.next_key))
     turn.events.append(TopicDeleted(topic.name))

@@ -5,8 +5,18 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec.structs import replace
 
-from falconq_cluster.machine.commands import Leased, LeasePull, LeaseSettled, Refused, Result, Settle, SettleItem
+from falconq_cluster.machine.commands import (
+    DeleteTopic,
+    Leased,
+    LeasePull,
+    LeaseSettled,
+    Refused,
+    Result,
+    Settle,
+    SettleItem,
+)
 from falconq_cluster.machine.commands import SettleKind as Kind
 from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.machine.state import MachineLimits
@@ -24,8 +34,10 @@ def lease_pull(
     nonce: bytes = bytes(16),
     in_flight_max: int = 100,
     bytes_max: int = 1 << 20,
+    consumer: str = "c",
+    auto_commit: bool = False,
 ) -> LeasePull:
-    return LeasePull(0, "t", "c", count, bytes_max, lease_ms, level_min, nonce, in_flight_max)
+    return LeasePull(0, "t", consumer, count, bytes_max, lease_ms, level_min, nonce, in_flight_max, auto_commit)
 
 
 def places(result: Result) -> list[Item]:
@@ -139,6 +151,50 @@ def test_a_consumer_with_too_much_in_hand_is_refused_and_gets_what_it_has_again(
     assert places(node.result(lease_pull())) == [(0, 0), (0, 1)]
 
 
+def test_all_consumers_together_have_no_more_in_hand_than_the_limit_until_one_lets_go_or_its_topic_is_deleted() -> None:
+    node = Node(MachineLimits(held_max=3))
+    node.publish("0", "1")
+    node.publish("0", "1", topic="other")
+    assert len(places(node.result(lease_pull()))) == 2
+    assert len(places(node.result(lease_pull(consumer="d")))) == 1
+    for refused in [node.result(lease_pull(consumer=name)) for name in ("d", "e")]:
+        assert isinstance(refused, Refused)
+        assert refused.code == "leases_full"
+    node.reload()
+    settle(node, Kind.ACK, (0, 0))
+    assert places(node.result(lease_pull(consumer="d"))) == [(0, 1)]
+    node.result(DeleteTopic(0, "t", 0))
+    node.publish("0", "1")
+    assert len(places(node.result(lease_pull()))) == 2
+
+
+def test_what_is_taken_without_a_lease_is_settled_also_what_was_in_hand_before() -> None:
+    node = Node()
+    node.publish("0", "1", "2")
+    node.result(lease_pull(2, lease_ms=100))
+    settle(node, Kind.NACK, (0, 1))
+    node.now_ms += 100
+    taken = node.result(lease_pull(auto_commit=True))
+    assert places(taken) == [(0, 1), (0, 0), (0, 2)]
+    assert isinstance(taken, Leased)
+    assert (taken.expires_ms, taken.expired_count) == (0, 1)
+    assert [found.delivery_count for found in taken.ranges] == [2, 2, 1]
+    assert settle(node, Kind.ACK, (0, 0), (0, 1), (0, 2)) == 0
+    node.now_ms += 100_000
+    assert places(node.result(lease_pull())) == []
+    assert not [key for key, _ in node.everything() if key.startswith(b"\x30")]
+
+
+def test_a_pull_that_says_nothing_has_the_lease_time_and_the_messages_in_flight_of_the_limits() -> None:
+    node = Node(MachineLimits(lease_ms=700, in_flight_max=2))
+    node.publish("0", "1", "2")
+    leased = node.result(lease_pull(lease_ms=0, in_flight_max=0))
+    assert places(leased) == [(0, 0), (0, 1)]
+    assert isinstance(leased, Leased)
+    assert leased.expires_ms == node.now_ms + 700
+    assert places(node.result(lease_pull(lease_ms=0, in_flight_max=0))) == []
+
+
 def test_what_is_wrong_with_a_pull_is_refused_and_changes_nothing() -> None:
     node = Node()
     node.publish("0")
@@ -147,7 +203,7 @@ def test_what_is_wrong_with_a_pull_is_refused_and_changes_nothing() -> None:
         (lease_pull(lease_ms=99), "bad_request"),
         (lease_pull(nonce=b"short"), "bad_request"),
         (lease_pull(level_min=2), "unknown_priority"),
-        (lease_pull(in_flight_max=0), "bad_request"),
+        (lease_pull(in_flight_max=-1), "bad_request"),
     ]:
         result = node.result(wrong)
         assert isinstance(result, Refused)
@@ -182,16 +238,22 @@ class LeasesAndModel(RuleBasedStateMachine):
             self.fresh.append((level, partition, self.nexts[partition]))
             self.nexts[partition] += 1
 
-    @rule(count=st.integers(1, 8), lease_ms=st.sampled_from([100, 200]), level_min=st.integers(0, 1))
-    def pull(self, count: int, lease_ms: int, level_min: int) -> None:
+    @rule(
+        count=st.integers(1, 8),
+        lease_ms=st.sampled_from([100, 200]),
+        level_min=st.integers(0, 1),
+        auto_commit=st.sampled_from([False, False, True]),
+    )
+    def pull(self, count: int, lease_ms: int, level_min: int, *, auto_commit: bool) -> None:
         self.nonces += 1
         nonce, now = self.nonces.to_bytes(16, "big"), self.node.now_ms
-        result = self.send(lease_pull(count, lease_ms=lease_ms, level_min=level_min, nonce=nonce, in_flight_max=8))
+        pull = lease_pull(count, lease_ms=lease_ms, level_min=level_min, nonce=nonce, in_flight_max=8)
+        result = self.send(replace(pull, auto_commit=auto_commit))
         in_flight = sum(1 for _, owner, until in self.held.values() if owner and until > now)
-        most = min(count, LIMITS.lease_count_max, 8 - in_flight)
+        most = min(count, LIMITS.lease_count_max, count if auto_commit else 8 - in_flight)
         ready = sorted((-p, until, place) for place, (p, _, until) in self.held.items() if until <= now)
         expected: list[tuple[int, Item | None]] = []  # (level, place; None for any fresh one)
-        room = LIMITS.held_per_consumer_max - len(self.held)
+        room = most if auto_commit else LIMITS.held_per_consumer_max - len(self.held)
         for level in (1, 0)[: 2 - level_min]:
             expected += [(level, place) for negative, _, place in ready if -negative == level]
             fresh = [None] * sum(1 for m in self.fresh if m[0] == level)
@@ -213,7 +275,11 @@ class LeasesAndModel(RuleBasedStateMachine):
                 self.fresh.remove(first)
             else:
                 assert place == wanted
-            self.held[place] = (level, nonce, now + lease_ms)
+            if auto_commit:
+                self.held.pop(place, None)
+                self.acked.add(place)
+            else:
+                self.held[place] = (level, nonce, now + lease_ms)
 
     @rule(data=st.data(), kind=st.sampled_from(Kind), ms=st.sampled_from([100, 200]), priority=st.integers(-1, 1))
     def settle(self, data: st.DataObject, kind: Kind, ms: int, priority: int) -> None:
@@ -245,6 +311,8 @@ class LeasesAndModel(RuleBasedStateMachine):
     def a_restart_changes_nothing(self) -> None:
         if hasattr(self, "node"):
             assert self.node.everything() == self.restarting.everything()
+            for node in (self.node, self.restarting):
+                assert node.machine.state.held_count.value == len(self.held)
 
 
 TestLeasesAndModel = LeasesAndModel.TestCase
