@@ -7,6 +7,7 @@ Must not know: HTTP, how metrics are rendered.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -68,14 +69,19 @@ class NodeObserver:
         metrics.elections.inc(self._grown("campaigns", counters.campaigns))
         metrics.snapshots_sent.inc(self._grown("snapshots_served", counters.snapshots_served))
         metrics.snapshots_installed.inc(self._grown("snapshots_installed", counters.snapshots_installed))
+        metrics.is_ready.set(0 if raft.readiness() else 1)
+        metrics.members.set(1 + len(core.others))
         metrics.peers_connected.set(sum(raft.is_connected(peer) for peer in core.others))
         metrics.log_time_skew.set(-core.log_time.gap_ms() / 1000)
 
     def _update_broker(self) -> None:
         metrics, counted = self._metrics, self._node.broker.metrics
-        metrics.published.inc(self._grown("published", counted.published_count))
+        for level, (published, delivered) in enumerate(
+            zip(counted.published_counts, counted.delivered_counts, strict=True)
+        ):
+            metrics.published[level].inc(self._grown(f"published{level}", published))
+            metrics.delivered[level].inc(self._grown(f"delivered{level}", delivered))
         metrics.duplicates.inc(self._grown("duplicates", counted.duplicate_count))
-        metrics.delivered.inc(self._grown("delivered", counted.delivered_count))
         metrics.commands.inc(self._grown("commands", counted.command_count))
         metrics.operations.inc(self._grown("operations", counted.operation_count))
         metrics.rewinds.inc(self._grown("rewinds", counted.rewind_count))
@@ -98,3 +104,7 @@ class NodeObserver:
         metrics.journal_bytes.set(self._node.journal.bytes_on_disk)
         store = self._node.store
         metrics.store_bytes.set(store.disk_bytes if isinstance(store, LevelStore) else 0)
+        file_system = os.statvfs(self._node.settings.data_dir)
+        # What root alone may fill is of no use to a node.
+        metrics.disk_free.set(file_system.f_bavail * file_system.f_frsize)
+        metrics.disk_size.set(file_system.f_blocks * file_system.f_frsize)

@@ -26,6 +26,8 @@ SHARD = "shard-0"
 
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Seconds: a local sync is about 1 ms, a client gives up after 10 s, a long poll ends after 20 s."""
+LEVELS_MAX = 16
+"""Levels of a topic (machine/settings.py has the same bound)."""
 SYNC_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Seconds: from a fast SSD to the point where a leader steps down (sync_stall_ms)."""
 
@@ -84,11 +86,11 @@ class Metrics:
         self.http_open = Gauge("falconq_http_open_connections", "Open client connections.", registry=registry)
 
     def _broker(self) -> None:
-        self.published = self._counter("falconq_published_messages_total", "Messages acknowledged by this node.")
+        self.published = self._by_level("falconq_published_messages_total", "Messages acknowledged by this node.")
         self.duplicates = self._counter(
             "falconq_duplicate_publishes_total", "Publishes on this node that repeated an earlier one."
         )
-        self.delivered = self._counter("falconq_delivered_messages_total", "Messages delivered by this node.")
+        self.delivered = self._by_level("falconq_delivered_messages_total", "Messages delivered by this node.")
         self.commands = self._counter("falconq_broker_commands_total", "Commands that this node made for its clients.")
         self.operations = self._counter(
             "falconq_broker_operations_total", "Operations in those commands; messages that arrive together share one."
@@ -129,7 +131,9 @@ class Metrics:
         self.elections = self._counter("falconq_raft_elections_total", "Elections that this node began.")
         self.snapshots_sent = self._counter("falconq_raft_sent_snapshots_total", "Snapshots sent whole.")
         self.snapshots_installed = self._counter("falconq_raft_installed_snapshots_total", "Snapshots installed.")
+        self.members = self._gauge("falconq_raft_configured_members", "Members of the cluster, this node too.")
         self.peers_connected = self._gauge("falconq_raft_connected_peers", "Other members that are connected.")
+        self.is_ready = self._gauge("falconq_node_is_ready", "1 while /readyz says that this node serves, else 0.")
         self.log_time_skew = self._gauge(
             "falconq_raft_log_time_skew_seconds", "Log time minus the wall clock of this node."
         )
@@ -145,6 +149,13 @@ class Metrics:
         ).labels(self._shard)
         self.journal_bytes = self._gauge("falconq_journal_size_bytes", "Journal files on disk.")
         self.store_bytes = self._gauge("falconq_store_size_bytes", "Store files on disk.")
+        self.disk_free = self._gauge("falconq_disk_free_bytes", "What the data directory's file system has left.")
+        self.disk_size = self._gauge("falconq_disk_size_bytes", "Size of that file system.")
+
+    def _by_level(self, name: str, meaning: str) -> list[Counter]:
+        """One counter for each level that a topic can have; all are shown from the start."""
+        counter = Counter(name, meaning, ["shard", "level"], registry=self._registry)
+        return [counter.labels(self._shard, str(level)) for level in range(LEVELS_MAX)]
 
     def _counter(self, name: str, meaning: str) -> Counter:
         return Counter(name, meaning, ["shard"], registry=self._registry).labels(self._shard)

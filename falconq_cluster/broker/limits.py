@@ -9,7 +9,9 @@ Must not know: where the values come from, Prometheus.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from falconq_cluster.machine.topics import LEVELS_MAX
 
 MIB = 1 << 20
 
@@ -67,11 +69,12 @@ class BrokerMetrics:
     """Commands sealed here."""
     operation_count: int = 0
     """Operations in them, after merging."""
-    published_count: int = 0
-    """Messages appended for clients of this node."""
+    published_counts: list[int] = field(default_factory=lambda: [0] * LEVELS_MAX)
+    """Messages appended for clients of this node, by level."""
     duplicate_count: int = 0
     """Publishes that repeated an earlier one."""
-    delivered_count: int = 0
+    delivered_counts: list[int] = field(default_factory=lambda: [0] * LEVELS_MAX)
+    """Messages handed to clients of this node, by level."""
     pull_count: int = 0
     """Pulls proposed."""
     pull_empty_count: int = 0

@@ -225,7 +225,7 @@ class Outbox:
 
     def _answer(self, sealed: SealedOperation, result: Result, index: int) -> None:
         if isinstance(result, Appended):
-            self._metrics.published_count += result.count
+            self._metrics.published_counts[result.level] += result.count
         elif isinstance(result, Duplicate):
             self._metrics.duplicate_count += 1
         for position, waiter in enumerate(sealed.waiters):

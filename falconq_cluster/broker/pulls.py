@@ -178,7 +178,8 @@ class Pulls:
             structlog.get_logger().error("delivered_messages_not_readable", topic=poll.request.topic, error=str(error))
             poll.finish(FalconQError("internal", f"the messages can't be read on this node: {error}"))
         else:
-            self._broker.metrics.delivered_count += len(batch.messages)
+            for message in batch.messages:
+                self._broker.metrics.delivered_counts[message.level] += 1
             poll.finish(batch)
 
     # Pulling.
