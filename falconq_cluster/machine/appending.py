@@ -39,8 +39,9 @@ def append(turn: Turn, operation: Append) -> Appended | Duplicate | Refused:
     base, count, size = partition.next_offset, operation.count, len(operation.records)
     first_id = turn.message_count
     value = pack_batch(count, turn.index, first_id, turn.log_time_ms, operation.records)
-    turn.changes.append((keys.batch_key(level.prefix, base, count, size), value))
-    level.tail.append(Batch(base, count, size))
+    batch = Batch(base, count, size, turn.log_time_ms)
+    turn.changes.append((keys.batch_key(level.prefix, batch), value))
+    level.tail.append(batch)
     level.appended_count += count
     level.appended_bytes += size
     partition.next_offset = base + count

@@ -10,14 +10,15 @@ What lives here: the table of key prefixes, and the functions that build and rea
     12 topic number, consumer name                               consumer: number, where its turn stands
     13 topic number, consumer number, partition                  cursors of the partition, one per level
     14 topic number, consumer number, attempt number             what a pull's attempt was given
-    20 topic number, partition, level, base offset, count, size  record batch
+    20 topic number, partition, level, base, count, size, time   record batch
     30 topic number, consumer number, partition, offset          message in a consumer's hand
     60 topic number, 00 and key or 01 and producer               append that is to happen once, and what it did
     68 deletion number                                           topic that is unlinked and not wholly trimmed
 
 Rules: numbers are big-endian, so key order is delivery order within a level. A prefix is never reused. Names stand
 only in the keys that give them a number (P12): deleting a name unlinks what it numbered, and a new thing of the same
-name inherits nothing. A batch's count and size in bytes are in its key, so that a pull reads no values.
+name inherits nothing. A batch's count, size in bytes and log time are in its key, so that neither a pull nor retention
+reads values.
 Must not know: what the values hold.
 """
 
@@ -51,7 +52,7 @@ _CURSOR = struct.Struct(">QQI")
 _LEASE = struct.Struct(">QQIQ")
 _ATTEMPT = struct.Struct(">QQQ")
 _LEVEL = struct.Struct(">cQIB")
-_BATCH_TAIL = struct.Struct(">QII")
+_BATCH_TAIL = struct.Struct(">QIIQ")
 _OFFSET = struct.Struct(">Q")
 
 
@@ -63,6 +64,8 @@ class Batch(NamedTuple):
     record_count: int
     size: int
     """Bytes of its packed records."""
+    stamp_ms: int
+    """Log time at which it was appended; never falls from one batch of a level to the next."""
 
 
 def prefix_end(prefix: bytes) -> bytes:
@@ -159,9 +162,9 @@ def level_prefix(topic: int, partition: int, level: int) -> bytes:
     return _LEVEL.pack(BATCH, topic, partition, level)
 
 
-def batch_key(prefix: bytes, base: int, count: int, size: int) -> bytes:
+def batch_key(prefix: bytes, batch: Batch) -> bytes:
     """The key of a record batch of the level with this prefix."""
-    return prefix + _BATCH_TAIL.pack(base, count, size)
+    return prefix + _BATCH_TAIL.pack(*batch)
 
 
 def batches_from(prefix: bytes, base: int) -> bytes:

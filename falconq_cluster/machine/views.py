@@ -19,6 +19,7 @@ import msgspec
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Range
+from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.machine import Machine
 from falconq_cluster.machine.records import batch_records, read_batch_header
 from falconq_cluster.machine.settings import TopicConfig
@@ -28,7 +29,7 @@ from falconq_cluster.storage.store import Reader
 PEEK_BYTES_MAX = 4 * 1024 * 1024
 
 _NO_OFFSET = (1 << 64) - 1
-_NO_BATCH = (keys.batch_key(keys.level_prefix(0, 0, 0), _NO_OFFSET, 0, 0), b"")
+_NO_BATCH = (keys.batch_key(keys.level_prefix(0, 0, 0), Batch(_NO_OFFSET, 0, 0, 0)), b"")
 """Stands behind all batches."""
 
 Order = Literal["offset", "delivery"]
@@ -202,9 +203,10 @@ class Views:
                 start = key
             break
         for key, value in self._reader.scan(start, stop):
-            base, record_count, _ = keys.read_batch_key(key)
-            first = max(base, offset)
-            yield from _messages(value, Range(partition, level, base, first, base + record_count - first))
+            batch = keys.read_batch_key(key)
+            first = max(batch.base, offset)
+            count = batch.base + batch.record_count - first
+            yield from _messages(value, Range(partition, level, batch.base, first, count))
 
 
 class _Reading:

@@ -99,8 +99,8 @@ KEYS = [
     (keys.cursor_key(258, 772, 3), "130000000000000102000000000000030400000003"),
     (keys.attempt_key(258, 772, 1286), "14000000000000010200000000000003040000000000000506"),
     (
-        keys.batch_key(keys.level_prefix(258, 3, 1), 7, 2, 300),
-        "20000000000000010200000003010000000000000007000000020000012c",
+        keys.batch_key(keys.level_prefix(258, 3, 1), keys.Batch(7, 2, 300, 1000)),
+        "20000000000000010200000003010000000000000007000000020000012c00000000000003e8",
     ),
     (keys.once_key(258, "k", is_producer=False), "600000000000000102006b"),
     (keys.once_key(258, "p", is_producer=True), "6000000000000001020170"),
@@ -115,7 +115,7 @@ def test_key_has_its_golden_bytes(key: bytes, golden: str):
 
 def test_key_order_is_delivery_order_within_a_level():
     prefix = keys.level_prefix(1, 0, 0)
-    order = [keys.batch_key(prefix, base, 1, 1) for base in (0, 1, 255, 256, 65_536, 1 << 40)]
+    order = [keys.batch_key(prefix, keys.Batch(base, 1, 1, 1)) for base in (0, 1, 255, 256, 65_536, 1 << 40)]
     assert order == sorted(order)
     assert order[-1] < keys.prefix_end(prefix) <= keys.level_prefix(1, 0, 1)
 
