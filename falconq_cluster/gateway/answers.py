@@ -1,8 +1,7 @@
 """What clients get: the JSON of every answer.
 
-What lives here: the shapes of the seed routes' answers, and problem+json (RFC 9457).
-Rules: field names are the contract of API.md and only grow. Message bodies and headers are embedded byte for byte.
-Times are RFC 3339 in UTC with milliseconds.
+What lives here: how what the broker found becomes the shapes of shapes.py, and problem+json (RFC 9457).
+Rules: message bodies and headers are embedded byte for byte. Times are RFC 3339 in UTC with milliseconds.
 Must not know: aiohttp, routes, how the broker found the values.
 """
 
@@ -15,84 +14,32 @@ import msgspec
 
 from falconq_cluster.broker.requests import Batch, Message, PartitionStatus, Published, TopicInfo
 from falconq_cluster.errors import FalconQError
+from falconq_cluster.gateway.shapes import (
+    COMMITTED,
+    DELETED,
+    BatchAnswer,
+    BatchResultsAnswer,
+    LiveAnswer,
+    MessageAnswer,
+    PartitionAnswer,
+    PartitionsAnswer,
+    Problem,
+    PublishAnswer,
+    ReadyAnswer,
+    SchedulerAnswer,
+    TopicAnswer,
+    TopicDeletedAnswer,
+    TopicNamesAnswer,
+    TopicPageAnswer,
+)
 from falconq_cluster.machine.settings import WEIGHTED, Scheduler
 
 PROBLEM_JSON = "application/problem+json"
-COMMITTED = "message committed"
 RETRY_AFTER_SECONDS = 1
 """An election takes about half a second."""
 
 _encoder = msgspec.json.Encoder()
 _NULL = msgspec.Raw(b"null")
-
-
-class PublishAnswer(msgspec.Struct, frozen=True):
-    status: str
-    topic: str
-    partition: int | None = msgspec.field(name="partitionID")
-    offset: int | None
-    priority: str | None
-    id: str | None
-    level: int | None
-    index: int
-    timestamp: str | None
-    duplicate: bool
-
-
-class MessageAnswer(msgspec.Struct, frozen=True):
-    id: str
-    message: msgspec.Raw
-    priority: str
-    level: int
-    offset: int
-    partition: int = msgspec.field(name="partitionID")
-    timestamp: str
-    headers: msgspec.Raw
-    partition_key: str | None = msgspec.field(name="partitionKey")
-    delivery_count: int = msgspec.field(name="deliveryCount")
-
-
-class BatchAnswer(msgspec.Struct, frozen=True):
-    consumer: str | None = msgspec.field(name="consumerID")
-    topic: str
-    partition: int | None = msgspec.field(name="partitionID")
-    messages: list[MessageAnswer]
-    count: int
-    start_offset: int | None = msgspec.field(name="startOffset")
-    next_offset: int | None = msgspec.field(name="nextOffset")
-    cursor: dict[str, int] | None
-    pending: dict[str, int] | None
-
-
-class PartitionAnswer(msgspec.Struct, frozen=True):
-    id: int
-    leader: str | None
-    first_offset: int = msgspec.field(name="firstOffset")
-    next_offset: int = msgspec.field(name="nextOffset")
-    depth: dict[str, int]
-    bytes: int
-
-
-class TopicAnswer(msgspec.Struct, frozen=True):
-    topic: str
-    partitions: int
-    levels: tuple[str, ...]
-    scheduler: dict[str, object]
-    created_at: str = msgspec.field(name="createdAt")
-    version: str
-
-
-class Problem(msgspec.Struct, frozen=True):
-    """RFC 9457 section 3.1, and our members."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    retryable: bool
-    message: str
-    details: dict[str, object]
 
 
 def rfc3339(time_ms: int) -> str:
@@ -107,9 +54,8 @@ def encode_published(published: Published) -> bytes:
 
 def encode_batch_results(results: Sequence[Published | FalconQError]) -> bytes:
     """One result a message, in their order: what a publish answers, or a problem."""
-    return _encoder.encode(
-        {"results": [_problem(each) if isinstance(each, FalconQError) else _published(each) for each in results]}
-    )
+    shown = [_problem(each) if isinstance(each, FalconQError) else _published(each) for each in results]
+    return _encoder.encode(BatchResultsAnswer(shown))
 
 
 def _published(published: Published) -> PublishAnswer:
@@ -160,7 +106,7 @@ def _message(message: Message) -> MessageAnswer:
 
 
 def encode_topics(topics: Sequence[str]) -> bytes:
-    return _encoder.encode({"topics": list(topics)})
+    return _encoder.encode(TopicNamesAnswer(list(topics)))
 
 
 def encode_partitions(topic: str, partitions: Sequence[PartitionStatus]) -> bytes:
@@ -168,7 +114,7 @@ def encode_partitions(topic: str, partitions: Sequence[PartitionStatus]) -> byte
         PartitionAnswer(row.id, row.leader, row.first_offset, row.next_offset, row.depth, row.bytes)
         for row in partitions
     ]
-    return _encoder.encode({"topic": topic, "partitions": rows})
+    return _encoder.encode(PartitionsAnswer(topic, rows))
 
 
 def topic_version(topic: TopicInfo) -> str:
@@ -181,7 +127,11 @@ def encode_topic(topic: TopicInfo) -> bytes:
 
 
 def encode_topic_page(topics: Sequence[TopicInfo], following: str | None) -> bytes:
-    return _encoder.encode({"topics": [_topic(topic) for topic in topics], "next": following})
+    return _encoder.encode(TopicPageAnswer([_topic(topic) for topic in topics], following))
+
+
+def encode_topic_deleted(topic: str) -> bytes:
+    return _encoder.encode(TopicDeletedAnswer(DELETED, topic))
 
 
 def _topic(topic: TopicInfo) -> TopicAnswer:
@@ -196,15 +146,22 @@ def _topic(topic: TopicInfo) -> TopicAnswer:
     )
 
 
-def _scheduler(scheduler: Scheduler) -> dict[str, object]:
-    shown: dict[str, object] = {"policy": scheduler.policy}
-    if scheduler.policy == WEIGHTED:
-        shown["weights"] = dict(scheduler.weights)
-    return shown
+def _scheduler(scheduler: Scheduler) -> SchedulerAnswer:
+    weights = dict(scheduler.weights) if scheduler.policy == WEIGHTED else msgspec.UNSET
+    return SchedulerAnswer(scheduler.policy, weights)
 
 
-def encode_plain(value: dict[str, object]) -> bytes:
-    return _encoder.encode(value)
+def encode_live(*, is_live: bool) -> bytes:
+    return _encoder.encode(LiveAnswer(is_live))
+
+
+def encode_ready(*, is_ready: bool, reasons: list[str]) -> bytes:
+    return _encoder.encode(ReadyAnswer(is_ready, reasons))
+
+
+def encode_cluster(status: dict[str, object]) -> bytes:
+    """`ClusterAnswer`, as the node gives it."""
+    return _encoder.encode(status)
 
 
 def encode_problem(error: FalconQError) -> bytes:

@@ -17,20 +17,38 @@ import msgspec
 from falconq_cluster.broker.requests import Published, PublishRequest
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway import answers
+from falconq_cluster.gateway.describing import (
+    IDEMPOTENCY_KEY,
+    JSON,
+    MIN_INDEX,
+    PROBLEMS_OF_WRITES,
+    Body,
+    Operation,
+    Reply,
+    reference,
+)
 from falconq_cluster.gateway.fields import (
     IDEMPOTENCY_KEY_CHARS_MAX,
-    Query,
+    PublishBody,
     check_content_type,
     media_type,
     read_idempotency_key,
     read_name,
     refuse,
 )
-from falconq_cluster.gateway.messages import refuse_raw_headers, refuse_unknown_headers
+from falconq_cluster.gateway.messages import (
+    KEY,
+    PRIORITY,
+    UNKNOWN_HEADERS,
+    refuse_raw_headers,
+    refuse_unknown_headers,
+)
 from falconq_cluster.gateway.minimum import wait_min_index
+from falconq_cluster.gateway.query import Query
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
-from falconq_cluster.gateway.seed import publish_request
+from falconq_cluster.gateway.seed import PUBLISH_EXAMPLE, publish_request
+from falconq_cluster.gateway.shapes import BatchResultsAnswer
 
 BATCH_MESSAGES_MAX = 10_000
 PLACE_CHARS = 6
@@ -38,6 +56,31 @@ PLACE_CHARS = 6
 TURN_MESSAGES = 50
 """So many are judged, or proposed, before the loop has its turn: 50 take 1 to 2 ms, and heartbeats must go on."""
 NDJSON = "application/x-ndjson"
+
+BATCH = Operation(
+    id="createMessages",
+    summary="Append up to 10,000 messages, each with a result of its own",
+    tag="Messages",
+    text="Messages of one partition and level are appended in their order. An `Idempotency-Key` gives each message the "
+    "key `<key>.<place>`, so a repeat of the batch repeats each of its messages.",
+    headers=(IDEMPOTENCY_KEY, MIN_INDEX),
+    refused_headers=(*UNKNOWN_HEADERS, PRIORITY, KEY),
+    body=Body(
+        content={
+            JSON: {
+                "type": "array",
+                "items": reference(PublishBody),
+                "minItems": 1,
+                "maxItems": BATCH_MESSAGES_MAX,
+            },
+            NDJSON: {"type": "string"},
+        },
+        text="An array of messages, or one message a line.",
+        examples={JSON: [PUBLISH_EXAMPLE, {"message": "second"}]},
+    ),
+    replies=(Reply(text="What became of each.", body=BatchResultsAnswer),),
+    problems=PROBLEMS_OF_WRITES,
+)
 
 _array_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -52,14 +95,14 @@ class BatchRoutes:
 
     def routes(self) -> list[Route]:
         pattern = "/v1/topics/{topic}/messages:batch"
-        return [Route(("POST",), pattern, self.publish, body_bytes_max=self._batch_bytes_max)]
+        return [Route(("POST",), pattern, self.publish, BATCH, body_bytes_max=self._batch_bytes_max)]
 
     async def publish(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")
-        Query(call.query, ())
+        Query(call.query, call.operation.parameters)
         refuse_unknown_headers(call)
         refuse_raw_headers(call)
-        key = read_idempotency_key(call.headers("Idempotency-Key"))
+        key = read_idempotency_key(call.headers(IDEMPOTENCY_KEY.name))
         if key is not None and len(key) > IDEMPOTENCY_KEY_CHARS_MAX - PLACE_CHARS:
             most = IDEMPOTENCY_KEY_CHARS_MAX - PLACE_CHARS
             raise refuse("Idempotency-Key", f"the key of a batch has at most {most} characters")

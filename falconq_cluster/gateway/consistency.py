@@ -8,18 +8,24 @@ Must not know: what the route does.
 
 from __future__ import annotations
 
-from falconq_cluster.gateway.fields import Query
+from falconq_cluster.gateway.describing import Choice
 from falconq_cluster.gateway.minimum import wait_min_index
+from falconq_cluster.gateway.query import Query
 from falconq_cluster.gateway.routing import Call
 from falconq_cluster.gateway.seams import Service
 
-CONSISTENCY = "consistency"
 LOCAL, LINEARIZABLE = "local", "linearizable"
+CONSISTENCY = Choice(
+    name="consistency",
+    text="`local` shows what the node has applied; `linearizable` shows all that was acknowledged anywhere before the "
+    "request came, or is refused with 503.",
+    choices=(LOCAL, LINEARIZABLE),
+)
 
 
 async def wait_to_read(service: Service, call: Call, query: Query) -> None:
     """Returns once the node shows what the request has to see. Raises: bad_request, index_not_reached, no_leader."""
-    choice = query.choice(CONSISTENCY, (LOCAL, LINEARIZABLE))
+    choice = query.choice(CONSISTENCY)
     await wait_min_index(service, call)
     if choice == LINEARIZABLE:
         await service.confirm_read(call.deadline_ms)

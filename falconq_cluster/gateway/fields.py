@@ -1,6 +1,6 @@
-"""Judging what clients send: query parameters, headers, bodies.
+"""Judging what clients send: headers and bodies.
 
-What lives here: readers of parameters and of the publish body, each refusal with the field's name.
+What lives here: readers of headers and of the publish body, each refusal with the field's name.
 Rules: what passes here has valid names and numbers; nothing unknown, repeated or ambiguous passes. A message's JSON
 bytes are kept as they came. What can only be judged with the topic's configuration is left to the broker.
 Must not know: aiohttp, routes, the broker.
@@ -12,19 +12,15 @@ import json
 import re
 from array import array
 from collections.abc import Sequence
-from datetime import datetime
 from itertools import accumulate
 from typing import Annotated
-from urllib.parse import parse_qsl
 
 import msgspec
 
 from falconq_cluster.config import NAME_PATTERN
 from falconq_cluster.errors import FalconQError
+from falconq_cluster.gateway.describing import IDEMPOTENCY_KEY, NAME_SCHEMA, PARTITION_MAX, says
 
-NUMBER_MAX = 2**63 - 1
-PARTITION_MAX = 2**16 - 1
-QUERY_PARAMETERS_MAX = 20
 PARTITION_KEY_CHARS_MAX = 256
 HEADER_COUNT_MAX = 64
 HEADER_NAME_CHARS_MAX = 128
@@ -35,37 +31,54 @@ IDEMPOTENCY_KEY_CHARS_MAX = 256
 SHOWN_CHARS_MAX = 80
 """How much of a refused value is repeated in the refusal."""
 
-_DIGITS = re.compile(r"[0-9]{1,19}", re.ASCII)
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _FIELD_OF_ERROR = re.compile(r"`\$\.(\w+)")
 _UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`$", re.DOTALL)
 _MISSING_FIELD = re.compile(r"missing required field `(\w+)`")
 _NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'"[]{}')
-_KEY = re.compile(rf"[!-~]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}", re.ASCII)
+_KEY = re.compile(IDEMPOTENCY_KEY.pattern, re.ASCII)
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 """Brackets as signed bytes: one deeper, one less deep."""
 
 
-class PublishBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The body of a publish, before it is judged further."""
-
-    message: msgspec.Raw
-    priority: str | Annotated[int, msgspec.Meta(ge=0, le=PARTITION_MAX)] | None = None
-    partition_key: Annotated[str, msgspec.Meta(min_length=1, max_length=PARTITION_KEY_CHARS_MAX)] | None = (
-        msgspec.field(name="partitionKey", default=None)
-    )
-    partition: Annotated[int, msgspec.Meta(ge=0, le=PARTITION_MAX)] | None = msgspec.field(
-        name="partitionID", default=None
-    )
-    headers: msgspec.Raw = msgspec.Raw()
-    producer: msgspec.Raw = msgspec.Raw()
-
-
 class ProducerBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The value of `producer`, before it is judged further."""
+    """Who publishes, and which of its messages this is: each sequence is appended once."""
 
-    id: str
-    sequence: Annotated[int, msgspec.Meta(ge=1, le=SEQUENCE_MAX)]
+    id: Annotated[str, says("A name that no other producer of the topic has.", pattern=NAME_SCHEMA["pattern"])]
+    sequence: Annotated[int, says("1, 2, 3 … in each topic."), msgspec.Meta(ge=1, le=SEQUENCE_MAX)]
+
+
+class PublishBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """One message to publish."""
+
+    message: Annotated[msgspec.Raw, says("Any JSON, kept byte for byte.")]
+    priority: Annotated[
+        str | Annotated[int, msgspec.Meta(ge=0, le=PARTITION_MAX)] | None,
+        says("A level's name or its number; a larger number is more urgent. Unset: the least urgent."),
+    ] = None
+    partition_key: Annotated[
+        Annotated[str, msgspec.Meta(min_length=1, max_length=PARTITION_KEY_CHARS_MAX)] | None,
+        says("The same key goes to the same partition. Unset: the partitions take turns."),
+    ] = msgspec.field(name="partitionKey", default=None)
+    partition: Annotated[
+        Annotated[int, msgspec.Meta(ge=0, le=PARTITION_MAX)] | None, says("The partition itself; wins over the key.")
+    ] = msgspec.field(name="partitionID", default=None)
+    headers: Annotated[
+        msgspec.Raw,
+        says(
+            "Given back on delivery.",
+            type=["object", "null"],
+            maxProperties=HEADER_COUNT_MAX,
+            propertyNames={"minLength": 1, "maxLength": HEADER_NAME_CHARS_MAX},
+            additionalProperties={"type": "string", "maxLength": HEADER_VALUE_CHARS_MAX},
+        ),
+    ] = msgspec.field(default_factory=msgspec.Raw)
+    producer: Annotated[
+        msgspec.Raw,
+        says(
+            "Append this sequence of this producer once; not together with an `Idempotency-Key`.",
+            anyOf=[{"$ref": "#/components/schemas/ProducerBody"}, {"type": "null"}],
+        ),
+    ] = msgspec.field(default_factory=msgspec.Raw)
 
 
 _FIELD_TOKENS = tuple(f'"{name}"'.encode() for name in PublishBody.__struct_encode_fields__)
@@ -92,72 +105,6 @@ def read_name(value: str, field: str) -> str:
             field, f"{field} is {shown(value)}; a name has 1 to 200 of A-Z a-z 0-9 . _ - and does not start with . or -"
         )
     return value
-
-
-class Query:
-    """The parameters of one query string, each at most once and all of them known."""
-
-    def __init__(self, text: str, known: Sequence[str]) -> None:
-        self._values: dict[str, str] = {}
-        if not text:
-            return
-        try:
-            pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=QUERY_PARAMETERS_MAX)
-        except ValueError as error:
-            message = f"the query string is not readable: it has more than {QUERY_PARAMETERS_MAX} parts or isn't UTF-8"
-            raise FalconQError("bad_request", message) from error
-        for name, value in pairs:
-            if name not in known:
-                allowed = f"known here: {', '.join(known)}" if known else "there are none here"
-                raise refuse(
-                    name[:SHOWN_CHARS_MAX], f"parameter {shown(name)} is not known; {allowed}", code="unknown_field"
-                )
-            if name in self._values:
-                raise refuse(name, f"parameter '{name}' is there more than once; give it one value")
-            self._values[name] = value
-
-    def text(self, name: str) -> str | None:
-        return self._values.get(name)
-
-    def required(self, name: str, example: str) -> str:
-        value = self._values.get(name)
-        if value is None:
-            raise refuse(name, f"parameter '{name}' is missing; add it to the query, for example {example}")
-        return value
-
-    def number(self, name: str, *, least: int, most: int = NUMBER_MAX) -> int | None:
-        """A whole number within bounds, None when it isn't there. Raises: bad_request."""
-        value = self._values.get(name)
-        return None if value is None else read_number(value, name, least=least, most=most)
-
-    def choice(self, name: str, choices: Sequence[str]) -> str:
-        """One of the choices, the first when it isn't there. Raises: bad_request."""
-        value = self._values.get(name, choices[0])
-        if value not in choices:
-            raise refuse(name, f"parameter '{name}' is {shown(value)}; it is one of {', '.join(choices)}")
-        return value
-
-    def time_ms(self, name: str) -> int | None:
-        """An RFC 3339 time as milliseconds since 1970, None when it isn't there. Raises: bad_request."""
-        value = self._values.get(name)
-        if value is None:
-            return None
-        # A plus sign that wasn't encoded arrives as a space; no valid time has one there.
-        text = value.replace(" ", "+")
-        if _RFC3339.fullmatch(text):
-            try:
-                return max(0, round(datetime.fromisoformat(text.upper()).timestamp() * 1000))
-            except (ValueError, OverflowError):
-                pass
-        raise refuse(name, f"parameter '{name}' is {shown(value)}; write an RFC 3339 time such as 2026-01-31T12:00:00Z")
-
-
-def read_number(value: str, name: str, *, least: int, most: int = NUMBER_MAX) -> int:
-    """A whole number within bounds. Raises: bad_request."""
-    if _DIGITS.fullmatch(value) is None or not least <= int(value) <= most:
-        limits = f"from {least} to {most}" if most < NUMBER_MAX else f"from {least} on"
-        raise refuse(name, f"'{name}' is {shown(value)}; it is a whole number {limits}")
-    return int(value)
 
 
 def read_idempotency_key(values: Sequence[str]) -> str | None:

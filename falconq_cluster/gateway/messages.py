@@ -14,9 +14,10 @@ import msgspec
 
 from falconq_cluster.broker.requests import Published, PublishRequest
 from falconq_cluster.gateway import answers
+from falconq_cluster.gateway.describing import IDEMPOTENCY_KEY, JSON, MIN_INDEX, Body, Operation, Reply, Text
 from falconq_cluster.gateway.fields import (
     PARTITION_KEY_CHARS_MAX,
-    Query,
+    PublishBody,
     check_encoding,
     media_type,
     read_idempotency_key,
@@ -25,9 +26,11 @@ from falconq_cluster.gateway.fields import (
     shown,
 )
 from falconq_cluster.gateway.minimum import wait_min_index
-from falconq_cluster.gateway.routing import JSON, Answer, Call, Route
+from falconq_cluster.gateway.query import Query
+from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
-from falconq_cluster.gateway.seed import REPLAYED, read_json_publish
+from falconq_cluster.gateway.seed import PROBLEMS_OF_PUBLISHES, PUBLISH_EXAMPLE, REPLAYED, read_json_publish
+from falconq_cluster.gateway.shapes import PublishAnswer
 
 PRIORITY = "FalconQ-Priority"
 KEY = "FalconQ-Key"
@@ -36,6 +39,35 @@ UNKNOWN_HEADERS = ("FalconQ-Delay-Ms", "FalconQ-Ttl-Ms")
 CONTENT_TYPE_CHARS_MAX = 256
 PRIORITY_DIGITS_MAX = 5
 """As many as the largest number of a level in a JSON body has."""
+
+PUBLISH = Operation(
+    id="createMessage",
+    summary="Append one message, as JSON or as a raw body",
+    tag="Messages",
+    text="A body of any type but `application/json` is the message itself: text is kept as a JSON string, all else as "
+    "one in base64, and the headers `contentType` and `encoding` of the message say which.",
+    headers=(
+        IDEMPOTENCY_KEY,
+        Text(name=PRIORITY, text="Of a raw body: its `priority`, a level's name or number."),
+        Text(name=KEY, text="Of a raw body: its `partitionKey`, 1 to 256 ASCII characters."),
+        MIN_INDEX,
+    ),
+    refused_headers=UNKNOWN_HEADERS,
+    body=Body(
+        content={JSON: PublishBody, "text/plain": {"type": "string"}, "application/octet-stream": {}},
+        text="Every other type is taken as `application/octet-stream` is.",
+        examples={JSON: PUBLISH_EXAMPLE, "text/plain": "hello"},
+    ),
+    replies=(
+        Reply(
+            text="The message is on the disks of a majority.",
+            status=201,
+            body=PublishAnswer,
+            headers=("Idempotency-Replayed",),
+        ),
+    ),
+    problems=PROBLEMS_OF_PUBLISHES,
+)
 
 _encoder = msgspec.json.Encoder()
 
@@ -48,11 +80,11 @@ class MessageRoutes:
         self._json_depth_max = json_depth_max
 
     def routes(self) -> list[Route]:
-        return [Route(("POST",), "/v1/topics/{topic}/messages", self.publish)]
+        return [Route(("POST",), "/v1/topics/{topic}/messages", self.publish, PUBLISH)]
 
     async def publish(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")
-        Query(call.query, ())
+        Query(call.query, call.operation.parameters)
         refuse_unknown_headers(call)
         if media_type(call.header("Content-Type") or JSON) == JSON:
             refuse_raw_headers(call)
@@ -79,7 +111,7 @@ def refuse_raw_headers(call: Call) -> None:
 
 async def _read_raw_publish(call: Call, topic: str) -> PublishRequest:
     """The body is the message. Raises: bad_request, unsupported_media_type."""
-    key = read_idempotency_key(call.headers("Idempotency-Key"))
+    key = read_idempotency_key(call.headers(IDEMPOTENCY_KEY.name))
     content_type = call.header("Content-Type") or ""
     check_encoding(call.header("Content-Encoding"))
     if len(content_type) > CONTENT_TYPE_CHARS_MAX or not content_type.isascii():

@@ -7,15 +7,14 @@ Must not know: what the route does.
 
 from __future__ import annotations
 
-from falconq_cluster.gateway.fields import read_number
+from falconq_cluster.gateway.describing import MIN_INDEX
+from falconq_cluster.gateway.query import read_number
 from falconq_cluster.gateway.routing import Call
 from falconq_cluster.gateway.seams import Service
-
-MIN_INDEX = "FalconQ-Min-Index"
 
 
 async def wait_min_index(service: Service, call: Call) -> None:
     """Returns once the node has applied the index that the request names. Raises: index_not_reached."""
-    value = call.header(MIN_INDEX)
+    value = call.header(MIN_INDEX.name)
     if value is not None:
-        await service.wait_index(read_number(value, MIN_INDEX, least=0), call.deadline_ms)
+        await service.wait_index(read_number(value, MIN_INDEX), call.deadline_ms)

@@ -10,12 +10,49 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from falconq_cluster.gateway import answers
-from falconq_cluster.gateway.fields import Query
+from falconq_cluster.gateway.describing import Operation, Reply
+from falconq_cluster.gateway.query import Query
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import NodeStatus
+from falconq_cluster.gateway.shapes import ClusterAnswer, LiveAnswer, ReadyAnswer
 from falconq_cluster.telemetry import METRICS_CONTENT_TYPE, Metrics
 
 READ = ("GET", "HEAD")
+
+LIVE = Operation(
+    id="getLiveness",
+    summary="Whether the process works",
+    tag="Operations",
+    is_probe=True,
+    replies=(
+        Reply(text="It works.", body=LiveAnswer),
+        Reply(text="It does not: restart it.", status=503, body=LiveAnswer),
+    ),
+)
+READY = Operation(
+    id="getReadiness",
+    summary="Whether the node takes requests",
+    tag="Operations",
+    is_probe=True,
+    replies=(
+        Reply(text="It does.", body=ReadyAnswer),
+        Reply(text="It does not, for these reasons.", status=503, body=ReadyAnswer),
+    ),
+)
+CLUSTER = Operation(
+    id="getCluster",
+    summary="The cluster as this node sees it",
+    tag="Operations",
+    is_probe=True,
+    replies=(Reply(text="At once, also without a leader.", body=ClusterAnswer),),
+)
+METRICS = Operation(
+    id="getMetrics",
+    summary="The node's metrics for Prometheus",
+    tag="Operations",
+    is_probe=True,
+    replies=(Reply(text="In Prometheus' text format.", body={"type": "string"}, content_type=METRICS_CONTENT_TYPE),),
+)
 
 
 class OperationRoutes:
@@ -28,26 +65,26 @@ class OperationRoutes:
 
     def routes(self) -> list[Route]:
         return [
-            Route(READ, "/livez", self.livez, is_probe=True),
-            Route(READ, "/readyz", self.readyz, is_probe=True),
-            Route(READ, "/v1/cluster", self.cluster, is_probe=True),
-            Route(READ, "/metrics", self.scrape, is_probe=True),
+            Route(READ, "/livez", self.livez, LIVE),
+            Route(READ, "/readyz", self.readyz, READY),
+            Route(READ, "/v1/cluster", self.cluster, CLUSTER),
+            Route(READ, "/metrics", self.scrape, METRICS),
         ]
 
     async def livez(self, _call: Call) -> Answer:
         is_live = self._node.live()
-        return Answer(answers.encode_plain({"live": is_live}), status=200 if is_live else 503)
+        return Answer(answers.encode_live(is_live=is_live), status=200 if is_live else 503)
 
     async def readyz(self, _call: Call) -> Answer:
         is_ready, reasons = self._node.ready()
         if self._is_draining():
             is_ready, reasons = False, [*reasons, "the node is stopping"]
-        body = answers.encode_plain({"ready": is_ready, "reasons": reasons})
+        body = answers.encode_ready(is_ready=is_ready, reasons=reasons)
         return Answer(body, status=200 if is_ready else 503)
 
     async def cluster(self, call: Call) -> Answer:
-        Query(call.query, ())
-        return Answer(answers.encode_plain(self._node.status()))
+        Query(call.query, call.operation.parameters)
+        return Answer(answers.encode_cluster(self._node.status()))
 
     async def scrape(self, _call: Call) -> Answer:
         return Answer(self._metrics.scrape(), content_type=METRICS_CONTENT_TYPE)

@@ -1,8 +1,9 @@
 """Which handler answers a method and path.
 
 What lives here: the table of routes, and the call and answer that handlers see.
-Rules: a route's pattern is its name in documents and metrics. Path segments are decoded once, after the split, so an
-encoded slash never changes the route. A known path with another method is 405 with `Allow`, anything else 404.
+Rules: a route's pattern is its name in documents and metrics, and each of its methods is described. Path segments are
+decoded once, after the split, so an encoded slash never changes the route. A known path with another method is 405 with
+`Allow`, anything else 404.
 Must not know: aiohttp, the broker.
 """
 
@@ -14,8 +15,7 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from falconq_cluster.errors import FalconQError
-
-JSON = "application/json"
+from falconq_cluster.gateway.describing import JSON, Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,10 @@ class Call(Protocol):
     def route(self) -> Route: ...
 
     @property
+    def operation(self) -> Operation:
+        """What the route declares of the call's method."""
+
+    @property
     def topic(self) -> str:
         """The path's topic, decoded, not judged yet; empty when the route has none."""
 
@@ -54,10 +58,10 @@ class Call(Protocol):
         """`Clock.monotonic_ms` when the answer is due."""
 
     def header(self, name: str) -> str | None:
-        """The header's value, the first of several; None when it isn't there."""
+        """The header's value, the first of several; None when it isn't there. Only of declared headers."""
 
     def headers(self, name: str) -> Sequence[str]:
-        """All values of the header."""
+        """All values of the header. Only of declared headers."""
 
     async def body(self) -> bytes:
         """The whole body, bounded while it is read. Raises: body_too_large, request_timeout."""
@@ -73,10 +77,26 @@ class Route:
     methods: tuple[str, ...]
     pattern: str
     handler: Handler
-    is_probe: bool = False
-    """Answered also when the node has too much to do."""
+    describes: Operation | Mapping[str, Operation]
+    """Method -> what it takes and gives, HEAD being GET; one alone stands for all methods."""
     body_bytes_max: int = 0
     """0 is the bound of all bodies."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.describes, Operation):
+            missing = ", ".join(sorted({*self.methods} - {"HEAD"} - self.describes.keys()))
+            assert not missing, f"{self.pattern} says nothing of {missing}: add an Operation of gateway/describing.py"
+
+    def operation(self, method: str) -> Operation:
+        """What the method takes and gives."""
+        if isinstance(self.describes, Operation):
+            return self.describes
+        return self.describes["GET" if method == "HEAD" else method]
+
+    @property
+    def is_probe(self) -> bool:
+        """Answered also when the node has too much to do."""
+        return self.operation(self.methods[0]).is_probe
 
 
 @dataclass(slots=True)

@@ -22,9 +22,24 @@ from falconq_cluster.broker.requests import (
 )
 from falconq_cluster.gateway import answers
 from falconq_cluster.gateway.consistency import CONSISTENCY, LINEARIZABLE, wait_to_read
+from falconq_cluster.gateway.describing import (
+    CONSUMER_ID,
+    IDEMPOTENCY_KEY,
+    JSON,
+    MIN_INDEX,
+    PARTITION,
+    PROBLEMS_OF_READS,
+    PROBLEMS_OF_WRITES,
+    Body,
+    Choice,
+    Name,
+    Number,
+    Operation,
+    Reply,
+    Time,
+)
 from falconq_cluster.gateway.fields import (
-    PARTITION_MAX,
-    Query,
+    PublishBody,
     check_content_type,
     read_idempotency_key,
     read_name,
@@ -33,15 +48,100 @@ from falconq_cluster.gateway.fields import (
     refuse,
 )
 from falconq_cluster.gateway.minimum import wait_min_index
+from falconq_cluster.gateway.query import Query
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
+from falconq_cluster.gateway.shapes import BatchAnswer, PartitionsAnswer, PublishAnswer, TopicNamesAnswer
 
 BATCH_MAX = 1000
 REPLAYED = {"Idempotency-Replayed": "true"}
 NO_STORE = {"Cache-Control": "no-store"}
-CONSUME_PARAMETERS = ("consumerID", "batch", "partitionID", "waitMs", "attempt")
-PEEK_PARAMETERS = ("offset", "batch", "partitionID", "at", "order", CONSISTENCY)
-READ_PARAMETERS = (CONSISTENCY,)
+
+BATCH = Number(name="batch", text="Most messages in the answer.", least=1, most=BATCH_MAX, default=1, example=10)
+ATTEMPT = Name(
+    name="attempt",
+    text="An id of the client's choice, such as a UUID: the same request with the same id gets the same batch again, "
+    "for some minutes.",
+    example="5f1c9a52-7d0e-4a57-8a43-d0a3c0a1b2c3",
+)
+OFFSET = Number(name="offset", text="The lowest offset to show. Unset: the oldest that is stored.")
+AT = Time(name="at", text="Show nothing that was published before this time.")
+ORDER = Choice(
+    name="order",
+    text="`offset`, or `delivery`: as a new consumer would get them.",
+    choices=(ORDER_OFFSET, ORDER_DELIVERY),
+)
+PUBLISH_EXAMPLE = {"message": {"order": 17}, "priority": "high", "partitionKey": "customer-4"}
+PROBLEMS_OF_PUBLISHES = (
+    "unknown_priority",
+    "unknown_partition",
+    "topic_not_found",
+    "sequence_gap",
+    "key_reused",
+    "dedupe_full",
+    *PROBLEMS_OF_WRITES,
+)
+
+PUBLISH = Operation(
+    id="publish",
+    summary="Append one message",
+    tag="Messages",
+    text="A missing topic is created, unless `auto_create` is off.",
+    headers=(IDEMPOTENCY_KEY, MIN_INDEX),
+    body=Body(content={JSON: PublishBody}, examples={JSON: PUBLISH_EXAMPLE}),
+    replies=(
+        Reply(text="The message is on the disks of a majority.", body=PublishAnswer, headers=("Idempotency-Replayed",)),
+    ),
+    problems=PROBLEMS_OF_PUBLISHES,
+)
+PEEK = Operation(
+    id="peek",
+    summary="Look at messages and change nothing",
+    tag="Messages",
+    parameters=(OFFSET, BATCH, PARTITION, AT, ORDER, CONSISTENCY),
+    headers=(MIN_INDEX,),
+    replies=(Reply(text="What the node has stored.", body=BatchAnswer, headers=("Link",)),),
+    problems=("topic_not_found", "unknown_partition", *PROBLEMS_OF_READS),
+)
+TOPICS = Operation(
+    id="listTopicNames",
+    summary="The names of all topics",
+    tag="Topics",
+    parameters=(CONSISTENCY,),
+    headers=(MIN_INDEX,),
+    replies=(Reply(text="All of them.", body=TopicNamesAnswer),),
+    problems=PROBLEMS_OF_READS,
+)
+PARTITIONS = Operation(
+    id="listPartitions",
+    summary="A topic's partitions with their offsets and depths",
+    tag="Topics",
+    parameters=(CONSISTENCY,),
+    headers=(MIN_INDEX,),
+    replies=(Reply(text="All of them.", body=PartitionsAnswer),),
+    problems=("topic_not_found", *PROBLEMS_OF_READS),
+)
+
+
+def consume_operation(wait: Number) -> Operation:
+    """What consume takes and gives; how long it may wait is configured."""
+    return Operation(
+        id="consume",
+        summary="Take the next messages for a consumer",
+        tag="Messages",
+        text="The consumer's place moves before the answer is sent: without `attempt`, an answer that gets lost takes "
+        "its messages with it. With it, repeat until there is an answer, then use a new id.",
+        parameters=(CONSUMER_ID, BATCH, PARTITION, wait, ATTEMPT),
+        headers=(MIN_INDEX,),
+        replies=(Reply(text="The next messages, or none.", body=BatchAnswer, headers=("Cache-Control",)),),
+        problems=(
+            "topic_not_found",
+            "unknown_partition",
+            "request_timeout",
+            "body_too_large",
+            *PROBLEMS_OF_WRITES,
+        ),
+    )
 
 
 class SeedRoutes:
@@ -49,21 +149,27 @@ class SeedRoutes:
 
     def __init__(self, service: Service, *, long_poll_ms_max: int, json_depth_max: int) -> None:
         self._service = service
-        self._long_poll_ms_max = long_poll_ms_max
+        self._wait = Number(
+            name="waitMs",
+            text="How long to wait when there is nothing, in milliseconds.",
+            most=long_poll_ms_max,
+            default=0,
+            example=1000,
+        )
         self._json_depth_max = json_depth_max
 
     def routes(self) -> list[Route]:
         return [
-            Route(("POST",), "/topic/{topic}/publish", self.publish),
-            Route(("GET", "POST"), "/topic/{topic}/consume", self.consume),
-            Route(("GET", "HEAD"), "/topic/{topic}/peek", self.peek),
-            Route(("GET", "HEAD"), "/topics", self.topics),
-            Route(("GET", "HEAD"), "/topics/{topic}/partitions", self.partitions),
+            Route(("POST",), "/topic/{topic}/publish", self.publish, PUBLISH),
+            Route(("GET", "POST"), "/topic/{topic}/consume", self.consume, consume_operation(self._wait)),
+            Route(("GET", "HEAD"), "/topic/{topic}/peek", self.peek, PEEK),
+            Route(("GET", "HEAD"), "/topics", self.topics, TOPICS),
+            Route(("GET", "HEAD"), "/topics/{topic}/partitions", self.partitions, PARTITIONS),
         ]
 
     async def publish(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")
-        Query(call.query, ())
+        Query(call.query, call.operation.parameters)
         request = await read_json_publish(call, topic, depth_max=self._json_depth_max)
         await wait_min_index(self._service, call)
         published = await self._service.publish(request)
@@ -72,14 +178,12 @@ class SeedRoutes:
 
     async def consume(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")
-        query = Query(call.query, CONSUME_PARAMETERS)
-        consumer = read_name(query.required("consumerID", "?consumerID=billing"), "consumerID")
-        batch = query.number("batch", least=1, most=BATCH_MAX)
-        partition = query.number("partitionID", least=0, most=PARTITION_MAX)
-        wait_ms = query.number("waitMs", least=0, most=self._long_poll_ms_max) or 0
-        attempt = query.text("attempt")
-        if attempt is not None:
-            attempt = read_name(attempt, "attempt")
+        query = Query(call.query, call.operation.parameters)
+        consumer = query.required_name(CONSUMER_ID)
+        batch = query.number_or_default(BATCH)
+        partition = query.number(PARTITION)
+        wait_ms = query.number_or_default(self._wait)
+        attempt = query.name(ATTEMPT)
         if call.method == "POST" and await call.body():
             raise refuse("body", "consume takes its parameters from the query; send an empty body")
         await wait_min_index(self._service, call)
@@ -87,7 +191,7 @@ class SeedRoutes:
             ConsumeRequest(
                 topic=topic,
                 consumer=consumer,
-                batch=1 if batch is None else batch,
+                batch=batch,
                 partition=partition,
                 wait_ms=wait_ms,
                 attempt=attempt or "",
@@ -98,35 +202,34 @@ class SeedRoutes:
 
     async def peek(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")
-        query = Query(call.query, PEEK_PARAMETERS)
-        size = query.number("batch", least=1, most=BATCH_MAX)
+        query = Query(call.query, call.operation.parameters)
         request = PeekRequest(
             topic=topic,
-            batch=1 if size is None else size,
-            partition=query.number("partitionID", least=0, most=PARTITION_MAX),
-            offset=query.number("offset", least=0),
-            at_ms=query.time_ms("at"),
-            order=query.choice("order", (ORDER_OFFSET, ORDER_DELIVERY)),
+            batch=query.number_or_default(BATCH),
+            partition=query.number(PARTITION),
+            offset=query.number(OFFSET),
+            at_ms=query.time_ms(AT),
+            order=query.choice(ORDER),
         )
         await wait_to_read(self._service, call, query)
         batch = await self._service.peek(request)
         return Answer(answers.encode_batch(batch), index=batch.index, headers=_next_page(request, batch, query))
 
     async def topics(self, call: Call) -> Answer:
-        query = Query(call.query, READ_PARAMETERS)
+        query = Query(call.query, call.operation.parameters)
         await wait_to_read(self._service, call, query)
         return Answer(answers.encode_topics(self._service.topics()))
 
     async def partitions(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")
-        query = Query(call.query, READ_PARAMETERS)
+        query = Query(call.query, call.operation.parameters)
         await wait_to_read(self._service, call, query)
         return Answer(answers.encode_partitions(topic, self._service.partitions(topic)))
 
 
 async def read_json_publish(call: Call, topic: str, *, depth_max: int) -> PublishRequest:
     """The request of a publish with a JSON body. Raises: FalconQError."""
-    key = read_idempotency_key(call.headers("Idempotency-Key"))
+    key = read_idempotency_key(call.headers(IDEMPOTENCY_KEY.name))
     check_content_type(call.header("Content-Type"), call.header("Content-Encoding"))
     request = publish_request(await call.body(), topic, depth_max=depth_max, deadline_ms=call.deadline_ms)
     if key is not None and request.producer is not None:
@@ -157,7 +260,7 @@ def _next_page(request: PeekRequest, batch: Batch, asked: Query) -> dict[str, st
         return {}
     query: dict[str, int | str] = {"offset": batch.next_offset, "batch": request.batch}
     if request.partition is not None:
-        query["partitionID"] = request.partition
+        query[PARTITION.name] = request.partition
     if asked.text(CONSISTENCY) == LINEARIZABLE:
-        query[CONSISTENCY] = LINEARIZABLE
+        query[CONSISTENCY.name] = LINEARIZABLE
     return {"Link": f'</topic/{request.topic}/peek?{urlencode(query)}>; rel="next"'}

@@ -1,6 +1,6 @@
 """Judging a topic's settings.
 
-What lives here: the reader of the body of PUT and PATCH.
+What lives here: the reader of the body of PUT and PATCH, and how it is described.
 Rules: every mistake is told, each in a sentence that names the setting, what it is, and what it may be. A setting that
 is not known is a mistake, never ignored.
 Must not know: aiohttp, routes, the topic's present settings.
@@ -11,14 +11,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from operator import itemgetter
+from typing import NamedTuple
 
 import msgspec
 
 from falconq_cluster.errors import FalconQError
+from falconq_cluster.gateway.describing import NAME_SCHEMA, Schema
 from falconq_cluster.gateway.fields import depth_exceeds, refuse, shown
 from falconq_cluster.machine.machine import DEFAULT_LIMITS
-from falconq_cluster.machine.settings import Scheduler, TopicConfig, TopicSettings, with_settings
-from falconq_cluster.machine.topics import Mistake, config_mistakes
+from falconq_cluster.machine.settings import STRICT, WEIGHTED, Scheduler, TopicConfig, TopicSettings, with_settings
+from falconq_cluster.machine.topics import LEVELS_MAX, WEIGHT_MAX, Mistake, config_mistakes
 
 _MISTAKES_MAX = 20
 
@@ -61,12 +63,71 @@ def _scheduler(value: object) -> Scheduler:
     return Scheduler(str(fields["policy"]), tuple(shares))
 
 
-SETTINGS: dict[str, tuple[str, Callable[[object], object]]] = {
-    "partitions": ("partitions", _number),
-    "levels": ("levels", _names),
-    "scheduler": ("scheduler", _scheduler),
+class Setting(NamedTuple):
+    """A setting as clients give it."""
+
+    field: str
+    """Of `TopicSettings`."""
+    read: Callable[[object], object]
+    """An object is given to it as `_Pairs`."""
+    schema: Schema
+    """How it is described; bounds are judged in machine/topics.py."""
+
+
+SETTINGS: dict[str, Setting] = {
+    "partitions": Setting(
+        "partitions",
+        _number,
+        {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": DEFAULT_LIMITS.partitions_per_topic_max,
+            "default": 1,
+            "description": "How many partitions the topic has. May grow, never shrinks.",
+        },
+    ),
+    "levels": Setting(
+        "levels",
+        _names,
+        {
+            "type": "array",
+            "items": NAME_SCHEMA,
+            "minItems": 1,
+            "maxItems": LEVELS_MAX,
+            "uniqueItems": True,
+            "default": ["low", "high"],
+            "description": "Least to most urgent. May gain levels at the end; none is renamed, moved or removed.",
+        },
+    ),
+    "scheduler": Setting(
+        "scheduler",
+        _scheduler,
+        {
+            "type": "object",
+            "properties": {
+                "policy": {"enum": [STRICT, WEIGHTED], "description": "By what rule."},
+                "weights": {
+                    "type": "object",
+                    "additionalProperties": {"type": "integer", "minimum": 1, "maximum": WEIGHT_MAX},
+                    "description": "Level -> its share of deliveries; a level not named has 1. Only with `weighted`.",
+                },
+            },
+            "required": ["policy"],
+            "additionalProperties": False,
+            "default": {"policy": STRICT},
+            "description": "Which level is given next: the most urgent, or each in its share.",
+        },
+    ),
 }
-"""Name in JSON -> field of `TopicSettings`, and what reads its value. An object is given as `_Pairs`."""
+"""By the name in JSON."""
+
+SETTINGS_SCHEMA: Schema = {
+    "title": "TopicSettings",
+    "description": "The settings of a topic, or some of them.",
+    "type": "object",
+    "properties": {name: setting.schema for name, setting in SETTINGS.items()},
+    "additionalProperties": False,
+}
 
 
 def read_settings(data: bytes, *, depth_max: int) -> TopicSettings:
@@ -87,9 +148,9 @@ def read_settings(data: bytes, *, depth_max: int) -> TopicSettings:
     for name, value in dict(pairs).items():
         if name not in SETTINGS:
             continue
-        field, read = SETTINGS[name]
+        setting = SETTINGS[name]
         try:
-            values[field] = read(value)
+            values[setting.field] = setting.read(value)
         except _WrongKindError as error:
             mistakes.append((name, f"'{name}' is {_shown_json(value)}; {error}."))
     settings = msgspec.structs.replace(TopicSettings(), **values)

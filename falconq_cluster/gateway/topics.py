@@ -15,17 +15,92 @@ from falconq_cluster.broker.requests import TopicInfo, TopicRequest
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway import answers
 from falconq_cluster.gateway.consistency import CONSISTENCY, LINEARIZABLE, wait_to_read
-from falconq_cluster.gateway.fields import Query, check_content_type, read_name, refuse
+from falconq_cluster.gateway.describing import (
+    JSON,
+    MIN_INDEX,
+    PROBLEMS_OF_READS,
+    PROBLEMS_OF_WRITES,
+    Body,
+    Name,
+    Number,
+    Operation,
+    Reply,
+    Text,
+)
+from falconq_cluster.gateway.fields import check_content_type, read_name, refuse
 from falconq_cluster.gateway.minimum import wait_min_index
+from falconq_cluster.gateway.query import Query
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
-from falconq_cluster.gateway.settings import read_settings
+from falconq_cluster.gateway.settings import SETTINGS_SCHEMA, read_settings
+from falconq_cluster.gateway.shapes import TopicAnswer, TopicDeletedAnswer, TopicPageAnswer
 from falconq_cluster.machine.commands import ANY_VERSION, EXISTING_VERSION, MISSING_VERSION
 
-LIST_PARAMETERS = ("limit", "after", CONSISTENCY)
 READ = ("GET", "HEAD")
 LIMIT_DEFAULT = 100
 LIMIT_MAX = 1000
+
+LIMIT = Number(name="limit", text="Most topics in the answer.", least=1, most=LIMIT_MAX, default=LIMIT_DEFAULT)
+AFTER = Name(name="after", text="The last name of the page before.")
+IF_MATCH = Text(
+    name="If-Match",
+    text="Only if the topic has this version, as its `ETag` gave it with its quotes; `*`: only if it is there.",
+)
+IF_NONE_MATCH = Text(name="If-None-Match", text="`*`: only create.")
+SETTINGS_EXAMPLE = {"partitions": 4, "levels": ["low", "normal", "high"]}
+PROBLEMS_OF_CHANGES = ("precondition_failed", *PROBLEMS_OF_WRITES)
+
+LIST = Operation(
+    id="listTopics",
+    summary="Topics with their settings, page by page",
+    tag="Topics",
+    parameters=(LIMIT, AFTER, CONSISTENCY),
+    headers=(MIN_INDEX,),
+    replies=(Reply(text="One page.", body=TopicPageAnswer, headers=("Link",)),),
+    problems=PROBLEMS_OF_READS,
+)
+TOPIC: dict[str, Operation] = {
+    "GET": Operation(
+        id="getTopic",
+        summary="A topic's settings",
+        tag="Topics",
+        parameters=(CONSISTENCY,),
+        headers=(MIN_INDEX,),
+        replies=(Reply(text="The topic.", body=TopicAnswer, headers=("ETag",)),),
+        problems=("topic_not_found", *PROBLEMS_OF_READS),
+    ),
+    "PUT": Operation(
+        id="putTopic",
+        summary="Create a topic, or give it exactly these settings",
+        tag="Topics",
+        text="Settings that are left out have their defaults.",
+        headers=(IF_MATCH, IF_NONE_MATCH, MIN_INDEX),
+        body=Body(content={JSON: SETTINGS_SCHEMA}, is_required=False, examples={JSON: SETTINGS_EXAMPLE}),
+        replies=(
+            Reply(text="It has these settings.", body=TopicAnswer, headers=("ETag",)),
+            Reply(text="It was created.", status=201, body=TopicAnswer, headers=("ETag", "Location")),
+        ),
+        problems=PROBLEMS_OF_CHANGES,
+    ),
+    "PATCH": Operation(
+        id="patchTopic",
+        summary="Change some settings of a topic",
+        tag="Topics",
+        text="Settings that are left out stay.",
+        headers=(IF_MATCH, IF_NONE_MATCH, MIN_INDEX),
+        body=Body(content={JSON: SETTINGS_SCHEMA}, is_required=False, examples={JSON: {"partitions": 8}}),
+        replies=(Reply(text="It has these settings.", body=TopicAnswer, headers=("ETag",)),),
+        problems=("topic_not_found", *PROBLEMS_OF_CHANGES),
+    ),
+    "DELETE": Operation(
+        id="deleteTopic",
+        summary="Delete a topic with all that it holds",
+        tag="Topics",
+        headers=(IF_MATCH, IF_NONE_MATCH, MIN_INDEX),
+        replies=(Reply(text="It is gone, and its name is free.", body=TopicDeletedAnswer),),
+        problems=("topic_not_found", "request_timeout", "body_too_large", *PROBLEMS_OF_CHANGES),
+    ),
+}
 
 _ETAG = re.compile(r'"([1-9a-f][0-9a-f]{0,15})"')
 
@@ -39,16 +114,14 @@ class TopicRoutes:
 
     def routes(self) -> list[Route]:
         return [
-            Route(READ, "/v1/topics", self.listed),
-            Route((*READ, "PUT", "PATCH", "DELETE"), "/v1/topics/{topic}", self.topic),
+            Route(READ, "/v1/topics", self.listed, LIST),
+            Route((*READ, "PUT", "PATCH", "DELETE"), "/v1/topics/{topic}", self.topic, TOPIC),
         ]
 
     async def listed(self, call: Call) -> Answer:
-        query = Query(call.query, LIST_PARAMETERS)
-        limit = query.number("limit", least=1, most=LIMIT_MAX) or LIMIT_DEFAULT
-        after = query.text("after")
-        if after is not None:
-            after = read_name(after, "after")
+        query = Query(call.query, call.operation.parameters)
+        limit = query.number_or_default(LIMIT)
+        after = query.name(AFTER)
         await wait_to_read(self._service, call, query)
         # One more than asked tells whether there is a next page.
         found = self._service.topics_after(after or "", limit + 1)
@@ -56,15 +129,15 @@ class TopicRoutes:
         if len(found) <= limit:
             return Answer(answers.encode_topic_page(page, None))
         following = page[-1].topic
-        parameters = {"limit": str(limit), "after": following}
+        parameters = {LIMIT.name: str(limit), AFTER.name: following}
         if query.text(CONSISTENCY) == LINEARIZABLE:
-            parameters[CONSISTENCY] = LINEARIZABLE
+            parameters[CONSISTENCY.name] = LINEARIZABLE
         link = f'</v1/topics?{urlencode(parameters)}>; rel="next"'
         return Answer(answers.encode_topic_page(page, following), headers={"Link": link})
 
     async def topic(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")
-        query = Query(call.query, (CONSISTENCY,) if call.method in READ else ())
+        query = Query(call.query, call.operation.parameters)
         match call.method:
             case "PUT":
                 return await self._set(call, topic, is_change=False)
@@ -99,7 +172,7 @@ class TopicRoutes:
             raise refuse("body", "a topic is deleted without a body; send an empty one")
         await wait_min_index(self._service, call)
         index = await self._service.delete_topic(topic, if_version=if_version, deadline_ms=call.deadline_ms)
-        return Answer(answers.encode_plain({"status": "topic deleted", "topic": topic}), index=index)
+        return Answer(answers.encode_topic_deleted(topic), index=index)
 
 
 def _shown(topic: TopicInfo) -> Answer:

@@ -31,6 +31,7 @@ class HttpCall:
         "_variables",
         "deadline_ms",
         "method",
+        "operation",
         "query",
         "route",
     )
@@ -50,6 +51,7 @@ class HttpCall:
         self._body_timeout_ms = body_timeout_ms
         self.method = request.method
         self.route = route
+        self.operation = route.operation(request.method)
         self._variables = variables
         self.query = request.rel_url.raw_query_string
         self.deadline_ms = deadline_ms
@@ -62,9 +64,11 @@ class HttpCall:
         return self._variables.get(name, "")
 
     def header(self, name: str) -> str | None:
+        assert name in self.operation.readable_headers, f"{self.route.pattern} does not declare {name}"
         return self._request.headers.get(name)
 
     def headers(self, name: str) -> Sequence[str]:
+        assert name in self.operation.readable_headers, f"{self.route.pattern} does not declare {name}"
         return self._request.headers.getall(name, ())
 
     async def body(self) -> bytes:

@@ -3,7 +3,7 @@
 What lives here: what a topic's settings are, and what a request gives of them.
 Rules: both have the same fields in the same order; in what is given, None stands for "not given". Both are stored or
 sent as arrays, so fields are never reordered or removed, and new ones go to the end with a default. To add a setting:
-here, `config_mistakes` of machine/topics.py, `SETTINGS` of gateway/settings.py, `TopicAnswer` of gateway/answers.py,
+here, `config_mistakes` of machine/topics.py, `SETTINGS` of gateway/settings.py, `TopicAnswer` of gateway/shapes.py,
 docs/topics.md.
 Must not know: JSON, what a setting does.
 """

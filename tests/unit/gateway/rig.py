@@ -1,7 +1,8 @@
 """A gateway on a real port, over a service that records what it is asked.
 
 What lives here: the recording service, a node status that is set by hand, and the gateway around both.
-Rules: HTTP is real, the broker is not: what the gateway asks for is exactly what a test can see.
+Rules: HTTP is real, the broker is not: what the gateway asks for is exactly what a test can see. Whatever is answered
+must be described; else the test fails when the gateway stops.
 Must not know: how the gateway works.
 """
 
@@ -11,8 +12,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import aiohttp
+from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from falconq_cluster.broker.requests import (
@@ -29,9 +32,12 @@ from falconq_cluster.broker.requests import (
 from falconq_cluster.clock import LoopClock
 from falconq_cluster.config import Address, Settings
 from falconq_cluster.errors import FalconQError
+from falconq_cluster.gateway.openapi import document
 from falconq_cluster.gateway.server import Gateway, GatewayLimits
+from falconq_cluster.gateway.wire import WireAnswer
 from falconq_cluster.machine.settings import TopicConfig, with_settings
 from falconq_cluster.telemetry import Metrics
+from tests.unit.gateway.described import Described
 
 TIME_MS = 1_767_225_600_123
 MESSAGE = Message("9.0", b'{"a": [1,  2.50, "\xc3\xa4"]}', "high", 1, 4, 0, TIME_MS, b'{"h":"v"}', "k", 1)
@@ -161,7 +167,16 @@ class SetStatus:
     is_live: bool = True
 
     def status(self) -> dict[str, object]:
-        return {"node": self.node_id, "leader": self.leader, "nodes": []}
+        return {
+            "clusterID": None,
+            "node": self.node_id,
+            "state": "follower",
+            "leader": self.leader,
+            "term": 3,
+            "commitIndex": self.applied_index,
+            "appliedIndex": self.applied_index,
+            "nodes": [],
+        }
 
     def ready(self) -> tuple[bool, list[str]]:
         return not self.reasons, self.reasons
@@ -170,11 +185,33 @@ class SetStatus:
         return self.is_live
 
 
+class CheckedGateway(Gateway):
+    """A gateway whose answers are held against what it says of itself."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.described = Described(document(self.router.routes))
+        self.mistakes: list[str] = []
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        response = await super()._handle(request)
+        assert isinstance(response, WireAnswer)
+        answer = response._answer
+        self.mistakes += self.described.mistakes(
+            method=request.method,
+            target=request.rel_url.raw_path,
+            status=answer.status,
+            headers=dict(answer.headers) | {"Content-Type": answer.content_type},
+            body=answer.body,
+        )
+        return response
+
+
 @dataclass
 class Rig:
     """A running gateway and a client."""
 
-    gateway: Gateway
+    gateway: CheckedGateway
     service: RecordingService
     node: SetStatus
     address: Address
@@ -191,7 +228,7 @@ async def running_gateway(**limits: int) -> AsyncIterator[Rig]:
     defaults = Settings()
     names = GatewayLimits.__dataclass_fields__
     service, node = RecordingService(), SetStatus()
-    gateway = Gateway(
+    gateway = CheckedGateway(
         service=service,
         node=node,
         clock=LoopClock(asyncio.get_running_loop()),
@@ -204,6 +241,7 @@ async def running_gateway(**limits: int) -> AsyncIterator[Rig]:
             yield Rig(gateway, service, node, address, session)
         finally:
             await gateway.drain(0)
+    assert not gateway.mistakes, "\n".join(gateway.mistakes)
 
 
 async def until(is_true: Callable[[], bool]) -> None:

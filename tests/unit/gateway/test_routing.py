@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from falconq_cluster.errors import FalconQError
+from falconq_cluster.gateway.describing import Operation, Reply
 from falconq_cluster.gateway.routing import Answer, Call, Route, Router
 
 
@@ -22,7 +23,8 @@ PATTERNS = (
     "/v1/topics/{topic}/messages/{id}",
     "/v1/topics/{topic}/consumers/{consumer}/pull",
 )
-ROUTER = Router([Route(("GET",), pattern, _handler) for pattern in PATTERNS])
+LOOK = Operation(id="look", summary="Look", tag="Tests", replies=(Reply(text="Seen."),))
+ROUTER = Router([Route(("GET",), pattern, _handler, LOOK) for pattern in PATTERNS])
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,8 @@ def test_another_method_is_told_which_ones_there_are() -> None:
 def test_a_segment_that_is_not_utf_8_is_refused() -> None:
     with pytest.raises(FalconQError, match="not UTF-8"):
         ROUTER.find("GET", "/v1/topics/%ff")
+
+
+def test_a_route_that_says_nothing_of_a_method_is_told_what_to_add() -> None:
+    with pytest.raises(AssertionError, match=r"says nothing of PUT: add an Operation of gateway/describing\.py"):
+        Route(("GET", "HEAD", "PUT"), "/v1/topics/{topic}", _handler, {"GET": LOOK})
