@@ -91,6 +91,15 @@ class Metrics:
             "falconq_duplicate_publishes_total", "Publishes on this node that repeated an earlier one."
         )
         self.delivered = self._by_level("falconq_delivered_messages_total", "Messages delivered by this node.")
+        self.acked = self._counter("falconq_acked_messages_total", "Leased messages acknowledged through this node.")
+        self.nacked = self._counter("falconq_nacked_messages_total", "Leased messages given back through this node.")
+        self.expired_leases = self._counter(
+            "falconq_expired_leases_total", "Messages that this node gave again since their lease had ended by time."
+        )
+        self.held = self._gauge(
+            "falconq_held_messages",
+            "Messages in the hands of consumers, leased or to be given again; equal on all nodes.",
+        )
         self.commands = self._counter("falconq_broker_commands_total", "Commands that this node made for its clients.")
         self.operations = self._counter(
             "falconq_broker_operations_total", "Operations in those commands; messages that arrive together share one."

@@ -21,7 +21,7 @@ from falconq_cluster.broker.trimming import Trimming
 from falconq_cluster.broker.waiters import Outcome, Waiter
 from falconq_cluster.clock import Clock, Timer
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.machine.commands import ClientOperation, CommandError, Header, Pull, read_header
+from falconq_cluster.machine.commands import ClientOperation, CommandError, Header, LeasePull, Pull, read_header
 from falconq_cluster.machine.events import Event, OriginOpened, TopicDeleted, Trimmed
 from falconq_cluster.machine.machine import Applied, Machine
 from falconq_cluster.machine.views import Views
@@ -60,6 +60,7 @@ class Broker:
         self._state = state
         self._clock = clock
         self._limits = limits
+        self.random_bytes = random_bytes
         self.metrics = BrokerMetrics() if metrics is None else metrics
         self.outbox = Outbox(raft=raft, clock=clock, limits=limits, metrics=self.metrics)
         self.index_waits = IndexWaits(raft=raft, clock=clock, limits=limits)
@@ -148,7 +149,7 @@ class Broker:
         if self._is_leaderless:
             raise FalconQError("no_leader", "there is no leader with a quorum; nothing was applied")
         partitions = 1
-        if isinstance(operation, Pull) and operation.partition < 0:
+        if isinstance(operation, LeasePull) or (isinstance(operation, Pull) and operation.partition < 0):
             topic = self._state()[0].state.topics.get(operation.topic)
             partitions = 1 if topic is None else min(operation.count_max, len(topic.partitions))
         waiter = self.outbox.submit(operation, deadline_ms=deadline_ms, done=done, partitions=partitions)

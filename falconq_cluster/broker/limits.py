@@ -8,9 +8,10 @@ Must not know: where the values come from, Prometheus.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from falconq_cluster.machine.commands import Leased, Range, Result, SettleItem, SettleKind
 from falconq_cluster.machine.topics import LEVELS_MAX
 
 MIB = 1 << 20
@@ -75,6 +76,10 @@ class BrokerMetrics:
     """Publishes that repeated an earlier one."""
     delivered_counts: list[int] = field(default_factory=lambda: [0] * LEVELS_MAX)
     """Messages handed to clients of this node, by level."""
+    acked_count: int = 0
+    nacked_count: int = 0
+    lease_expired_count: int = 0
+    """Messages given again since their lease had ended by time."""
     pull_count: int = 0
     """Pulls proposed."""
     pull_empty_count: int = 0
@@ -100,3 +105,16 @@ class BrokerMetrics:
     observe_messages_per_command: Callable[[int], None] = _ignore
     observe_commit_ms: Callable[[int], None] = _ignore
     """From sealing a command to applying it here."""
+
+    def count_delivered(self, ranges: Sequence[Range], result: Result) -> None:
+        """A pull was answered with these."""
+        for found in ranges:
+            self.delivered_counts[found.level] += found.count
+        if isinstance(result, Leased):
+            self.lease_expired_count += result.expired_count
+
+    def count_settled(self, items: Sequence[SettleItem], failed: Collection[int]) -> None:
+        """These leases were settled, but for those at the places that failed."""
+        kinds = [item.kind for place, item in enumerate(items) if place not in failed]
+        self.acked_count += kinds.count(SettleKind.ACK)
+        self.nacked_count += kinds.count(SettleKind.NACK)

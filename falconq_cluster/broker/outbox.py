@@ -28,7 +28,9 @@ from falconq_cluster.machine.commands import (
     Command,
     DeleteTopic,
     Duplicate,
+    LeasePull,
     Result,
+    Settle,
     SetTopic,
     TopicOperation,
     encode_command,
@@ -39,6 +41,8 @@ _RANGE_BYTES = 32
 """Encoded size of a range that an attempt remembers, at most."""
 _ONCE_BYTES = 128
 """What is remembered of an append that is to happen once, beside its name."""
+_LEASE_BYTES = 128
+"""A lease in an operation, and its row with its key."""
 
 
 @dataclass(slots=True)
@@ -311,6 +315,10 @@ def _size(operation: ClientOperation) -> int:
         weighed = () if scheduler is None else scheduler.weights
         named = sum(len(level) + 8 for level in levels) + sum(len(level) + 8 for level, _ in weighed)
         return len(operation.topic) + 64 + named
+    if isinstance(operation, Settle):
+        return len(operation.topic) + len(operation.consumer) + 64 + len(operation.items) * _LEASE_BYTES
+    if isinstance(operation, LeasePull):
+        return len(operation.topic) + len(operation.consumer) + 96 + operation.count_max * _LEASE_BYTES
     remembered = operation.count_max * _RANGE_BYTES if operation.attempt else 0
     return len(operation.topic) + len(operation.consumer) + len(operation.attempt) + 64 + remembered
 

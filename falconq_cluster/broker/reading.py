@@ -7,20 +7,23 @@ Must not know: how a pull came about, asyncio.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from falconq_cluster.broker.requests import (
     ORDER_DELIVERY,
     ORDER_OFFSET,
     Batch,
     ConsumeRequest,
+    Deliveries,
+    Delivery,
     Message,
     PartitionStatus,
     PeekRequest,
+    PullRequest,
     TopicInfo,
 )
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.machine.commands import Pulled, TopicSet
+from falconq_cluster.machine.commands import Leased, Pulled, TopicSet
 from falconq_cluster.machine.views import DeliveredMessage, Order, TopicView, Views
 
 
@@ -73,6 +76,20 @@ def peeked_batch(views: Views, request: PeekRequest, *, bytes_max: int, index: i
         next_offset=next_offset if has_pages else None,
         index=index,
     )
+
+
+def leased_deliveries(
+    views: Views, request: PullRequest, leased: Leased | None, lease_id: Callable[[int, int, bytes], str], index: int
+) -> Deliveries:
+    """The answer to a pull: what was leased, or nothing. Raises: FalconQError when the topic is gone."""
+    levels = known_topic(views, request.topic).config.levels
+    deliveries: list[Delivery] = []
+    for found in [] if leased is None else leased.ranges:
+        messages = views.read_ranges(request.topic, [found.messages])
+        for message in _shown(messages, levels, delivery_count=found.delivery_count):
+            name = lease_id(message.partition, message.offset, leased.nonce) if leased and leased.expires_ms else None
+            deliveries.append(Delivery(message, name, leased.expires_ms if leased else 0))
+    return Deliveries(topic=request.topic, consumer=request.consumer, deliveries=deliveries, index=index)
 
 
 def _peek(
@@ -182,6 +199,20 @@ def known_topic(views: Views, name: str) -> TopicView:
     if topic is None:
         raise FalconQError("topic_not_found", f"there is no topic {name!r}; publish to it first, or see GET /topics")
     return topic
+
+
+def level_of(priority: str | int | None, levels: Sequence[str]) -> int:
+    """The position of a level given by name or position; None is the least urgent. Raises: unknown_priority."""
+    if priority is None:
+        return 0
+    if isinstance(priority, int):
+        if 0 <= priority < len(levels):
+            return priority
+    elif priority in levels:
+        return levels.index(priority)
+    known = ", ".join(repr(level) for level in levels)
+    message = f"priority {priority!r} is not a level of the topic: use {known}, or 0 to {len(levels) - 1}"
+    raise FalconQError("unknown_priority", message)
 
 
 def _single_partition(topic: TopicView, partition: int | None) -> int | None:

@@ -9,6 +9,7 @@ Must not know: HTTP, asyncio, the log.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from falconq_cluster.machine.settings import TopicConfig, TopicSettings
 
@@ -85,6 +86,75 @@ class ConsumeRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PullRequest:
+    """The next messages for a consumer, each under a lease of its own."""
+
+    topic: str
+    consumer: str
+    count: int = 1
+    bytes_max: int | None = None
+    """Of messages in the answer; one message always fits. None is the node's limit."""
+    wait_ms: int = 0
+    """As in `ConsumeRequest`."""
+    lease_ms: int | None = None
+    """How long the leases last; None is what the consumer has."""
+    level_min: str | int | None = None
+    """Only messages of this level, by name or position, or a more urgent one."""
+    auto_commit: bool = False
+    """Settle the messages as they are given: no leases."""
+    deadline_ms: int
+
+
+class WishKind(IntEnum):
+    """What a client wishes of a lease; the values are those of `machine.commands.SettleKind`."""
+
+    ACK = 1
+    NACK = 2
+    EXTEND = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseWish:
+    """What shall become of one lease."""
+
+    kind: WishKind
+    lease_id: str
+    ms: int = 0
+    """NACK: how long the message shall wait; EXTEND: how long the lease shall last, both from now."""
+    priority: str | int | None = None
+    """NACK: the level as which it is given again; None leaves it as it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettleRequest:
+    """What shall become of leases of one consumer, in order."""
+
+    topic: str
+    consumer: str
+    wishes: list[LeaseWish]
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailedWish:
+    """A wish that changed nothing."""
+
+    lease_id: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What became of the wishes."""
+
+    ok_count: int
+    failed: list[FailedWish]
+    """In the order of the wishes."""
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PeekRequest:
     """A look at what is stored; changes nothing."""
 
@@ -118,6 +188,28 @@ class Message:
     """JSON object as published, or None."""
     partition_key: str | None
     delivery_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message as a pull gives it."""
+
+    message: Message
+    lease_id: str | None
+    """What settles it; None when it is settled already."""
+    expires_ms: int
+    """Log time at which the lease ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deliveries:
+    """The answer to a pull."""
+
+    topic: str
+    consumer: str
+    deliveries: list[Delivery]
+    index: int
+    """Log index that the answer shows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.broker.waiters import Waiter
-from falconq_cluster.machine.commands import Append, AppendOnce, ClientOperation, TopicOperation
+from falconq_cluster.machine.commands import Append, AppendOnce, ClientOperation, LeasePull, Settle, TopicOperation
 from falconq_cluster.machine.deduping import KEYS_PER_APPEND_MAX
 from falconq_cluster.machine.state import MachineLimits
 
@@ -36,6 +36,8 @@ class SealedOperation:
 
 _ATTEMPTS_MAX = MachineLimits().attempts_per_consumer_max
 """A pull may drop so many that are over."""
+_LEASES_MAX = MachineLimits().lease_count_max
+"""Of one lease pull."""
 
 
 class KeyCount:
@@ -50,10 +52,18 @@ class KeyCount:
             # The topic, and the deletion.
             self.count += 2
             return
+        if isinstance(operation, Settle):
+            # A lease each.
+            self.count += len(operation.items)
+            return
         if isinstance(operation, Append):
             # The batch; and once each, the partition and perhaps the topic.
             group: tuple[str, str | int] = (operation.topic, operation.partition)
             once, each = 2, 1 + KEYS_PER_APPEND_MAX if isinstance(operation, AppendOnce) else 1
+        elif isinstance(operation, LeasePull):
+            # The consumer, and a lease a message; and once each, cursors. No name of a consumer begins with a slash.
+            group = (operation.topic, f"/{operation.consumer}")
+            once, each = partitions, 1 + min(operation.count_max, _LEASES_MAX)
         else:
             # The consumer, an attempt and the one it displaces; and once each, cursors and attempts that are over.
             group = (operation.topic, operation.consumer)

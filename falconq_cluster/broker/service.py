@@ -13,16 +13,28 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from falconq_cluster.broker.broker import Broker
+from falconq_cluster.broker.leases import Settlement
 from falconq_cluster.broker.partitioner import Turns, partition_of_key
-from falconq_cluster.broker.pulls import Answer, Pulls
-from falconq_cluster.broker.reading import known_topic, partition_statuses, peeked_batch, topic_info, topic_set
+from falconq_cluster.broker.pulls import Pulls
+from falconq_cluster.broker.reading import (
+    known_topic,
+    level_of,
+    partition_statuses,
+    peeked_batch,
+    topic_info,
+    topic_set,
+)
 from falconq_cluster.broker.requests import (
     Batch,
     ConsumeRequest,
+    Deliveries,
     PartitionStatus,
     PeekRequest,
     Published,
     PublishRequest,
+    PullRequest,
+    Settled,
+    SettleRequest,
     TopicInfo,
     TopicRequest,
 )
@@ -37,6 +49,7 @@ from falconq_cluster.machine.commands import (
     DeleteTopic,
     Done,
     Duplicate,
+    LeaseSettled,
     Once,
     SetTopic,
     TopicSet,
@@ -139,10 +152,27 @@ class BrokerService:
 
     async def consume(self, request: ConsumeRequest) -> Batch:
         """Take the next messages; the cursors have moved when this returns."""
-        answer: Answer = await self._answer_to(lambda done: self._pulls.consume(request, done))
-        if isinstance(answer, FalconQError):
-            raise answer
-        return answer
+        answer: Batch | FalconQError = await self._answer_to(lambda done: self._pulls.consume(request, done))
+        return _given(answer)
+
+    async def pull(self, request: PullRequest) -> Deliveries:
+        """Lease the next messages, or take them, when the request says so."""
+        answer: Deliveries | FalconQError = await self._answer_to(lambda done: self._pulls.lease(request, done))
+        return _given(answer)
+
+    async def settle(self, request: SettleRequest) -> Settled:
+        """End or extend leases, each by itself."""
+        view = self._broker.views().topic(request.topic)
+        if view is None:
+            await self._fresh()
+            view = known_topic(self._broker.views(), request.topic)
+        settlement = Settlement(request, view.config.levels)
+        if not settlement.items:
+            return settlement.settled(None, self._broker.raft.applied_index)
+        outcome = await self._outcome(settlement.operation(), request.deadline_ms)
+        result = accepted(outcome, LeaseSettled)
+        self._broker.metrics.count_settled(settlement.items, {place for place, _, _ in result.failed})
+        return settlement.settled(result, outcome.index)
 
     async def peek(self, request: PeekRequest) -> Batch:
         """What this node has stored, without changing anything."""
@@ -216,18 +246,11 @@ class BrokerService:
             raise FalconQError("index_not_reached", message)
 
 
-def level_of(priority: str | int | None, levels: Sequence[str]) -> int:
-    """The position of a level given by name or position; None is the least urgent. Raises: unknown_priority."""
-    if priority is None:
-        return 0
-    if isinstance(priority, int):
-        if 0 <= priority < len(levels):
-            return priority
-    elif priority in levels:
-        return levels.index(priority)
-    known = ", ".join(repr(level) for level in levels)
-    message = f"priority {priority!r} is not a level of the topic: use {known}, or 0 to {len(levels) - 1}"
-    raise FalconQError("unknown_priority", message)
+def _given(answer: T | FalconQError) -> T:
+    """Raises: FalconQError when it is one."""
+    if isinstance(answer, FalconQError):
+        raise answer
+    return answer
 
 
 def _once(request: PublishRequest) -> Once | None:

@@ -190,9 +190,9 @@ class Settle(Operation, frozen=True, tag=21):
 
 
 TopicOperation = SetTopic | DeleteTopic
-ClientOperation = Append | AppendOnce | Pull | SetTopic | DeleteTopic
+ClientOperation = Append | AppendOnce | Pull | LeasePull | Settle | SetTopic | DeleteTopic
 """What clients ask for; has a time to expire."""
-AnyOperation = ClientOperation | OpenOrigin | Tick | Form | SetDisk | Trim | LeasePull | Settle
+AnyOperation = ClientOperation | OpenOrigin | Tick | Form | SetDisk | Trim
 
 
 class Command(msgspec.Struct, frozen=True):

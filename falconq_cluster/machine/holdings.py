@@ -116,12 +116,15 @@ class Holdings:
         self._total.value -= len(self._held)
         self._held.clear()
 
-    def advance(self, now_ms: int) -> None:
-        """End what is over by this time. A lease is over once its end is reached."""
+    def advance(self, now_ms: int) -> bool:
+        """End what is over by this time; whether something is ready since. A lease is over once its end is reached."""
+        has_ready = False
         while (held := self._due(self._leased, Phase.LEASED, now_ms)) is not None:
             self._move(held, Phase.WAITING)
         while (held := self._due(self._waiting, Phase.WAITING, now_ms)) is not None:
             self._move(held, Phase.READY)
+            has_ready = True
+        return has_ready
 
     def first_ready(self, priority: int) -> Held | None:
         """What of this priority is given next."""

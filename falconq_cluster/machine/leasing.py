@@ -50,7 +50,7 @@ def lease_pull(turn: Turn, operation: LeasePull) -> Leased | Refused:
         return refusal
     if consumer is None:
         consumer = create_consumer(turn, topic, operation.consumer)
-    consumer.holdings.advance(turn.log_time_ms)
+    _advance(turn, topic, consumer)
     taken = _choose(turn, topic, consumer, operation)
     if isinstance(taken, Refused):
         return taken
@@ -72,7 +72,7 @@ def settle(turn: Turn, operation: Settle) -> LeaseSettled | Refused:
         return Refused("bad_request", f"at most {turn.limits.lease_count_max} leases are settled at a time")
     consumer = topic.consumers.get(operation.consumer)
     if consumer is not None:
-        consumer.holdings.advance(turn.log_time_ms)
+        _advance(turn, topic, consumer)
     failed: list[tuple[int, str, str]] = []
     for place, item in enumerate(operation.items):
         held = None if consumer is None else consumer.holdings.get(item.partition, item.offset)
@@ -105,6 +105,11 @@ def _refusal(turn: Turn, operation: LeasePull, topic: TopicState, consumer: Cons
     if not 0 <= operation.level_min < len(topic.config.levels):
         return Refused("unknown_priority", f"topic {topic.name!r} has no level {operation.level_min}")
     return None if consumer is not None else refusal_of_new(turn, topic, operation.consumer)
+
+
+def _advance(turn: Turn, topic: TopicState, consumer: ConsumerState) -> None:
+    if consumer.holdings.advance(turn.log_time_ms):
+        turn.events.append(HoldingsChanged(topic.name, consumer.name))
 
 
 def _has_fresh(topic: TopicState, consumer: ConsumerState, level_min: int) -> bool:

@@ -86,6 +86,11 @@ class Views:
         """Idempotency keys and producers that are remembered, of all topics."""
         return len(self._machine.state.once)
 
+    @property
+    def held_count(self) -> int:
+        """Messages that all consumers have in hand."""
+        return self._machine.state.held_count.value
+
     def topics(self) -> list[str]:
         """All names, sorted."""
         return sorted(self._machine.state.topics)
@@ -122,6 +127,32 @@ class Views:
         for level, count in _waiting(topic, consumer, partition):
             counts[level] += count
         return counts
+
+    def leasable_count(self, name: str, consumer: str, level_min: int, log_time_ms: int) -> int:
+        """About how many messages a lease pull would give at this time, at least 1 if it would give one.
+
+        What is due by time since the last lease counts as one. A consumer that may hold no more is not told from
+        one that may: the pull is refused.
+        """
+        topic = self._topic(name)
+        if topic is None:
+            return 0
+        fresh_count = sum(self.pending(name, consumer)[level_min:])
+        state = topic.consumers.get(consumer)
+        if state is None:
+            return fresh_count
+        holdings = state.holdings
+        return_ms = holdings.next_ms()
+        due_count = 0 if return_ms is None or return_ms > log_time_ms else 1
+        ready_count = sum(holdings.ready_count(level) for level in range(level_min, len(topic.config.levels)))
+        room = self._machine.limits.in_flight_max - holdings.leased_count
+        return min(fresh_count + ready_count + due_count, max(room, due_count))
+
+    def next_return_ms(self, name: str, consumer: str) -> int | None:
+        """Log time at which something in the consumer's hand may come back by time alone; None when nothing may."""
+        topic = self._topic(name)
+        state = None if topic is None else topic.consumers.get(consumer)
+        return None if state is None else state.holdings.next_ms()
 
     def next_offset(self, name: str, consumer: str, partition: int) -> int | None:
         """The lowest offset that the consumer was not given yet; None for an unknown topic or partition."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from falconq_cluster.broker.limits import BrokerLimits
-from falconq_cluster.broker.pulls import Answer, Poll, Pulls
+from falconq_cluster.broker.polls import ConsumePoll
+from falconq_cluster.broker.pulls import Pulls
 from falconq_cluster.broker.requests import Batch, ConsumeRequest
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import Pull
@@ -24,8 +25,8 @@ class Consumer:
         consumer: str = "c",
         topic: str = "t",
     ) -> None:
-        self.answers: list[Answer] = []
-        self.poll: Poll = pulls.consume(
+        self.answers: list[Batch | FalconQError] = []
+        self.poll: ConsumePoll = pulls.consume(
             ConsumeRequest(
                 topic=topic,
                 consumer=consumer,

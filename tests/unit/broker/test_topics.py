@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from falconq_cluster.broker.limits import BrokerLimits
-from falconq_cluster.broker.pulls import Answer, Pulls
-from falconq_cluster.broker.requests import ConsumeRequest
+from falconq_cluster.broker.pulls import Pulls
+from falconq_cluster.broker.requests import Batch, ConsumeRequest
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import DeleteTopic, Done, SetTopic, TopicSet, Trim, decode_command, decode_entry
 from falconq_cluster.machine.keys import OF_TOPICS
@@ -118,7 +118,7 @@ def test_who_waits_for_messages_of_a_topic_is_told_that_it_was_deleted():
     cluster["n1"].submit(append("a"))
     cluster.settle()
     pulls = Pulls(cluster["n2"].broker)
-    answers: list[Answer] = []
+    answers: list[Batch | FalconQError] = []
     now_ms = cluster.clock.now_ms
     request = ConsumeRequest(topic="t", consumer="c", wait_ms=9_000, deadline_ms=now_ms + 9_000)
     for _ in range(2):
