@@ -24,6 +24,7 @@ from falconq_cluster.gateway.answers import PROBLEM_JSON, RETRY_AFTER_SECONDS, e
 from falconq_cluster.gateway.batches import BatchRoutes
 from falconq_cluster.gateway.messages import MessageRoutes
 from falconq_cluster.gateway.operations import OperationRoutes
+from falconq_cluster.gateway.reference import ReferenceRoutes
 from falconq_cluster.gateway.routing import Answer, Route, Router
 from falconq_cluster.gateway.seams import NodeStatus, Service
 from falconq_cluster.gateway.seed import SeedRoutes
@@ -85,7 +86,8 @@ class Gateway:
         topics = TopicRoutes(service, json_depth_max=limits.json_depth_max)
         messages = MessageRoutes(service, json_depth_max=limits.json_depth_max)
         batches = BatchRoutes(service, json_depth_max=limits.json_depth_max, batch_bytes_max=limits.batch_bytes_max)
-        groups = (seed, topics, messages, batches, operations)
+        reference = ReferenceRoutes(lambda: self.router.routes)
+        groups = (seed, topics, messages, batches, operations, reference)
         self.router = Router([route for group in groups for route in group.routes()])
         metrics.before_scrape(self._update_gauges)
 

@@ -19,6 +19,8 @@ from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway.routing import Answer, Route
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+WITHOUT_BODY = (204, 304)
+"""Statuses whose answers have none, and say nothing of its length (RFC 9110 section 8.6)."""
 
 
 class HttpCall:
@@ -140,9 +142,12 @@ class WireAnswer(web.StreamResponse):
             connection = "Connection: close\r\n"
         else:
             connection = "" if request.version[1] else "Connection: keep-alive\r\n"
+        if answer.status in WITHOUT_BODY:
+            content = ""
+        else:
+            content = f"Content-Type: {answer.content_type}\r\nContent-Length: {len(answer.body)}\r\n"
         head = (
             f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\n"
-            f"Content-Type: {answer.content_type}\r\nContent-Length: {len(answer.body)}\r\n"
-            f"{self._wire_head}{connection}Date: {rfc822_formatted_time()}\r\n\r\n"
+            f"{content}{self._wire_head}{connection}Date: {rfc822_formatted_time()}\r\n\r\n"
         ).encode("latin-1")
         await request.writer.write(head if request.method == "HEAD" else head + answer.body + data)

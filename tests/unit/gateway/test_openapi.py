@@ -156,3 +156,21 @@ async def test_a_parameter_that_is_not_declared_is_refused_with_those_that_are(r
             detail = (await response.json(content_type=None))["detail"]
         known = ", ".join(parameter.name for parameter in operation.parameters)
         assert detail.endswith(f"known here: {known}" if known else "there are none here"), detail
+
+
+async def test_the_document_is_served_and_is_not_sent_again_while_it_is_the_same(
+    rig: Rig, told: dict[str, Any]
+) -> None:
+    url = f"{rig.url}/v1/openapi.json"
+    async with rig.session.get(url) as response:
+        assert (response.status, response.headers["Content-Type"]) == (200, "application/json")
+        tag = response.headers["ETag"]
+        assert await response.json() == told
+    for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        async with rig.session.get(url, headers={"If-None-Match": known}) as response:
+            assert (response.status, response.headers["ETag"], await response.read()) == (304, tag, b"")
+            assert "Content-Length" not in response.headers
+    async with rig.session.get(url, headers={"If-None-Match": '"other"'}) as response:
+        assert response.status == 200
+    async with rig.session.head(url) as response:
+        assert (response.status, response.headers["ETag"]) == (200, tag)
