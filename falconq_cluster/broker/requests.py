@@ -44,6 +44,8 @@ class PublishRequest:
     """With it the message is appended once, however often it is published with this key."""
     producer: Producer | None = None
     """The same with a sequence instead; never both."""
+    traceparent: str | None = None
+    """Given back among the headers, unless they have one; a repeat may come with another."""
     deadline_ms: int
 
 

@@ -13,17 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from falconq_cluster.broker.broker import Broker
+from falconq_cluster.broker.composing import Composer
 from falconq_cluster.broker.leases import Settlement
-from falconq_cluster.broker.partitioner import Turns, partition_of_key
 from falconq_cluster.broker.pulls import Pulls
-from falconq_cluster.broker.reading import (
-    known_topic,
-    level_of,
-    partition_statuses,
-    peeked_batch,
-    topic_info,
-    topic_set,
-)
+from falconq_cluster.broker.reading import known_topic, partition_statuses, peeked_batch, topic_info, topic_set
 from falconq_cluster.broker.requests import (
     Batch,
     ConsumeRequest,
@@ -44,17 +37,14 @@ from falconq_cluster.machine.commands import (
     NO_DEADLINE,
     Append,
     Appended,
-    AppendOnce,
     ClientOperation,
     DeleteTopic,
     Done,
     Duplicate,
     LeaseSettled,
-    Once,
     SetTopic,
     TopicSet,
 )
-from falconq_cluster.machine.records import RecordError, pack_record
 from falconq_cluster.machine.settings import TopicConfig
 
 T = TypeVar("T")
@@ -73,7 +63,7 @@ class BrokerService:
         self._broker = broker
         self._loop = loop
         self._pulls = Pulls(broker)
-        self._turns = Turns()
+        self._composer = Composer()
 
     @property
     def polls_count(self) -> int:
@@ -123,32 +113,7 @@ class BrokerService:
             message = f"there is no topic {request.topic!r}, and this cluster does not create topics by publishing"
             raise FalconQError("topic_not_found", message)
         config = TopicConfig() if topic is None else topic.config
-        try:
-            record = pack_record(request.message, request.partition_key, request.headers)
-        except RecordError as error:
-            raise FalconQError("bad_request", str(error)) from error
-        operation = Append(
-            not_after_ms=NO_DEADLINE,
-            topic=request.topic,
-            partition=self._choose_partition(request, config),
-            level=level_of(request.priority, config.levels),
-            count=1,
-            records=record,
-            may_create=may_create,
-        )
-        once = _once(request)
-        return operation if once is None else AppendOnce.of(operation, once), config.levels
-
-    def _choose_partition(self, request: PublishRequest, config: TopicConfig) -> int:
-        count = config.partitions
-        if request.partition is not None:
-            if request.partition >= count:
-                message = f"topic {request.topic!r} has partitions 0 to {count - 1}, not {request.partition}"
-                raise FalconQError("unknown_partition", message)
-            return request.partition
-        if request.partition_key is not None:
-            return partition_of_key(request.partition_key, count)
-        return self._turns.take(request.topic, count)
+        return self._composer.append_of(request, config, may_create=may_create), config.levels
 
     async def consume(self, request: ConsumeRequest) -> Batch:
         """Take the next messages; the cursors have moved when this returns."""
@@ -251,12 +216,6 @@ def _given(answer: T | FalconQError) -> T:
     if isinstance(answer, FalconQError):
         raise answer
     return answer
-
-
-def _once(request: PublishRequest) -> Once | None:
-    if request.producer is not None:
-        return Once(request.producer.id, request.producer.sequence)
-    return None if request.idempotency_key is None else Once(request.idempotency_key)
 
 
 def _published(outcome: Outcome, levels: Sequence[str]) -> Published:

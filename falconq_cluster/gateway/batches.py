@@ -49,6 +49,7 @@ from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
 from falconq_cluster.gateway.seed import PUBLISH_EXAMPLE, publish_request
 from falconq_cluster.gateway.shapes import BatchResultsAnswer
+from falconq_cluster.gateway.tracing import TRACEPARENT, read_traceparent
 
 BATCH_MESSAGES_MAX = 10_000
 PLACE_CHARS = 6
@@ -63,7 +64,7 @@ BATCH = Operation(
     tag="Messages",
     text="Messages of one partition and level are appended in their order. An `Idempotency-Key` gives each message the "
     "key `<key>.<place>`, so a repeat of the batch repeats each of its messages.",
-    headers=(IDEMPOTENCY_KEY, MIN_INDEX),
+    headers=(IDEMPOTENCY_KEY, TRACEPARENT, MIN_INDEX),
     refused_headers=(*UNKNOWN_HEADERS, PRIORITY, KEY),
     body=Body(
         content={
@@ -108,9 +109,10 @@ class BatchRoutes:
             raise refuse("Idempotency-Key", f"the key of a batch has at most {most} characters")
         parts = await self._parts(call)
         await wait_min_index(self._service, call)
+        trace = read_traceparent(call.headers(TRACEPARENT.name))
         requests: list[PublishRequest | FalconQError] = []
         for place, part in enumerate(parts):
-            requests.append(self._request(part, call, topic, key, place))
+            requests.append(self._request(part, call, topic, None if key is None else f"{key}.{place}", trace))
             if place % TURN_MESSAGES == TURN_MESSAGES - 1:
                 await asyncio.sleep(0)
         results = await self._publish_all(requests)
@@ -137,17 +139,15 @@ class BatchRoutes:
         return parts
 
     def _request(
-        self, part: bytes, call: Call, topic: str, key: str | None, place: int
+        self, part: bytes, call: Call, topic: str, key: str | None, trace: str | None
     ) -> PublishRequest | FalconQError:
         try:
             request = publish_request(part, topic, depth_max=self._json_depth_max, deadline_ms=call.deadline_ms)
-            if key is None:
-                return request
-            if request.producer is not None:
+            if key is not None and request.producer is not None:
                 raise refuse("producer", "there are both an 'Idempotency-Key' and a 'producer'; give one of them")
         except FalconQError as error:
             return error
-        return replace(request, idempotency_key=f"{key}.{place}")
+        return replace(request, idempotency_key=key, traceparent=trace)
 
     async def _publish_all(self, requests: list[PublishRequest | FalconQError]) -> list[Published | FalconQError]:
         """The outcome of each. All are proposed in their order before any is waited for."""

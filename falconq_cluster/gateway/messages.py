@@ -31,6 +31,7 @@ from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
 from falconq_cluster.gateway.seed import PROBLEMS_OF_PUBLISHES, PUBLISH_EXAMPLE, REPLAYED, read_json_publish
 from falconq_cluster.gateway.shapes import PublishAnswer
+from falconq_cluster.gateway.tracing import TRACEPARENT, read_traceparent
 
 PRIORITY = "FalconQ-Priority"
 KEY = "FalconQ-Key"
@@ -50,6 +51,7 @@ PUBLISH = Operation(
         IDEMPOTENCY_KEY,
         Text(name=PRIORITY, text="Of a raw body: its `priority`, a level's name or number."),
         Text(name=KEY, text="Of a raw body: its `partitionKey`, 1 to 256 ASCII characters."),
+        TRACEPARENT,
         MIN_INDEX,
     ),
     refused_headers=UNKNOWN_HEADERS,
@@ -131,6 +133,7 @@ async def _read_raw_publish(call: Call, topic: str) -> PublishRequest:
         partition_key=partition_key,
         headers=headers,
         idempotency_key=key,
+        traceparent=read_traceparent(call.headers(TRACEPARENT.name)),
         deadline_ms=call.deadline_ms,
     )
 

@@ -52,6 +52,7 @@ from falconq_cluster.gateway.query import Query
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
 from falconq_cluster.gateway.shapes import BatchAnswer, PartitionsAnswer, PublishAnswer, TopicNamesAnswer
+from falconq_cluster.gateway.tracing import TRACEPARENT, read_traceparent
 
 BATCH_MAX = 1000
 REPLAYED = {"Idempotency-Replayed": "true"}
@@ -87,7 +88,7 @@ PUBLISH = Operation(
     summary="Append one message",
     tag="Messages",
     text="A missing topic is created, unless `auto_create` is off.",
-    headers=(IDEMPOTENCY_KEY, MIN_INDEX),
+    headers=(IDEMPOTENCY_KEY, TRACEPARENT, MIN_INDEX),
     body=Body(content={JSON: PublishBody}, examples={JSON: PUBLISH_EXAMPLE}),
     replies=(
         Reply(text="The message is on the disks of a majority.", body=PublishAnswer, headers=("Idempotency-Replayed",)),
@@ -234,7 +235,7 @@ async def read_json_publish(call: Call, topic: str, *, depth_max: int) -> Publis
     request = publish_request(await call.body(), topic, depth_max=depth_max, deadline_ms=call.deadline_ms)
     if key is not None and request.producer is not None:
         raise refuse("producer", "there are both an 'Idempotency-Key' and a 'producer'; give one of them")
-    return replace(request, idempotency_key=key)
+    return replace(request, idempotency_key=key, traceparent=read_traceparent(call.headers(TRACEPARENT.name)))
 
 
 def publish_request(data: bytes, topic: str, *, depth_max: int, deadline_ms: int) -> PublishRequest:

@@ -61,6 +61,8 @@ class Once(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The idempotency key, or the producer's id. Both are of one topic and of different kinds."""
     sequence: int = 0
     """0 with an idempotency key; the producer's sequence counts from 1."""
+    digest: bytes = b""
+    """Of what a repeat must be equal in, by `machine.deduping.digest_of`; empty: of the level and the records."""
 
 
 class AppendOnce(Append, frozen=True, tag=7):

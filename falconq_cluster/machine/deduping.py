@@ -2,9 +2,10 @@
 
 What lives here: the judgement of an append with an idempotency key or a producer's sequence, and what is remembered.
 Rules: within the window a repeat gets what the first append did and changes nothing; after it, the key is as new. What
-is appended under a known key or sequence must be the same bytes on the same level; the partition is the first one's. A
-producer's sequences are 1, 2, 3 …, so nothing that was never appended is taken for a repeat. A row is dropped only when
-it is over: a full table refuses (PROTOCOL.md P15). Dropping is bounded for each operation and each command (P12).
+is appended under a known key or sequence must be the same bytes on the same level, but for what its origin left out of
+the digest; the partition is the first one's. A producer's sequences are 1, 2, 3 …, so nothing that was never appended
+is taken for a repeat. A row is dropped only when it is over: a full table refuses (PROTOCOL.md P15). Dropping is
+bounded for each operation and each command (P12).
 Must not know: what is in a record.
 """
 
@@ -25,7 +26,7 @@ KEYS_PER_APPEND_MAX = 4
 DROPPED_PER_COMMAND_MAX = 8
 """Rows that are over and go with any command, so that memory comes back when nobody uses keys any more."""
 
-_DIGEST_BYTES = 16
+DIGEST_BYTES = 16
 _DROPPED_PER_APPEND = 2
 """Of all topics, beside one of its own: more than an append adds."""
 
@@ -40,6 +41,8 @@ def first_result(turn: Turn, operation: Append, topic: TopicState | None) -> Dup
             "bad_request",
             f"a key or producer id has 1 to {ONCE_NAME_LENGTH_MAX} characters, and no sequence is below 0",
         )
+    if len(once.digest) not in (0, DIGEST_BYTES):
+        return Refused("bad_request", f"a digest has {DIGEST_BYTES} bytes, not {len(once.digest)}")
     number = -1 if topic is None else topic.number
     row = turn.state.once.get(number, _name(once))
     if row is not None and _is_over(turn, row):
@@ -61,7 +64,7 @@ def remember(turn: Turn, operation: Append, topic: TopicState, appended: Appende
         made_ms=turn.log_time_ms,
         sequence=once.sequence,
         log_index=turn.index,
-        digest=_digest(operation),
+        digest=once.digest or digest_of(operation.level, operation.records),
         partition=appended.partition,
         level=appended.level,
         base_offset=appended.base_offset,
@@ -71,6 +74,13 @@ def remember(turn: Turn, operation: Append, topic: TopicState, appended: Appende
     name = _name(once)
     turn.state.once.add(topic.number, name, row)
     turn.put(keys.once_key(topic.number, once.name, is_producer=name[1]), row)
+
+
+def digest_of(level: int, records: bytes) -> bytes:
+    """What tells an append from another one under its key."""
+    state = blake2b(level.to_bytes(8, "little", signed=True), digest_size=DIGEST_BYTES)
+    state.update(records)
+    return state.digest()
 
 
 def drop_over(turn: Turn, count: int) -> None:
@@ -90,16 +100,10 @@ def _is_over(turn: Turn, row: OnceRow) -> bool:
     return turn.log_time_ms - row.made_ms >= turn.limits.dedupe_window_ms
 
 
-def _digest(operation: Append) -> bytes:
-    state = blake2b(operation.level.to_bytes(8, "little", signed=True), digest_size=_DIGEST_BYTES)
-    state.update(operation.records)
-    return state.digest()
-
-
 def _repeated(operation: Append, once: Once, row: OnceRow) -> Duplicate | Refused:
     if once.sequence < row.sequence:
         return Duplicate(operation.topic, None, 0)
-    if row.digest != _digest(operation):
+    if row.digest != (once.digest or digest_of(operation.level, operation.records)):
         what = f"sequence {once.sequence} of producer" if once.sequence else "idempotency key"
         return Refused(
             "key_reused",

@@ -21,15 +21,18 @@ async def test_the_commands_of_the_guide_are_answered_as_it_says(make_cluster: C
     lines = [line.strip() for line in GUIDE.read_text().splitlines() if line.startswith("    curl ")]
     answers = [await asyncio.to_thread(run_command, line, nodes) for line in lines]
     *single, (status, _, batch) = answers
+    *single, traced = single
+    assert traced[0] == 201
     assert [(code, body["priority"]) for code, _, body in single] == [(201, "high"), (201, "high"), (201, "low")]
     stored, refused = batch["results"]
     assert (status, stored["priority"], refused["code"]) == (200, "low", "unknown_priority")
     await cluster.converge()
     for node in nodes:
-        json_one, text, raw, from_batch = await cluster.read_all(node, "orders")
+        json_one, text, raw, with_trace, from_batch = await cluster.read_all(node, "orders")
         assert (json_one["message"], json_one["headers"]) == ({"order": 17}, None)
         assert (text["message"], text["partitionKey"]) == ("order 18", "customer-4")
         assert text["headers"] == {"contentType": "text/plain"}
         assert b64decode(raw["message"]) == b"order 19"
+        assert with_trace["headers"] == {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
         assert from_batch["message"] == "order 20"
         assert raw["headers"] == {"contentType": "application/octet-stream", "encoding": "base64"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -319,3 +320,35 @@ async def test_a_node_that_stops_sends_its_long_polls_away_empty():
     assert rig.services["n1"].polls_count == 1
     rig.services["n1"].end_waits()
     assert (await task).messages == []
+
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+OTHER_TRACE = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-00"
+
+
+@pytest.mark.parametrize(
+    ("headers", "given_back"),
+    [
+        (None, {"traceparent": TRACE}),
+        (b"{}", {"traceparent": TRACE}),
+        (b' {"a":"b"}', {"traceparent": TRACE, "a": "b"}),
+        (b'{"traceparent":"own"}', {"traceparent": "own"}),
+    ],
+)
+async def test_a_trace_is_given_back_among_the_headers(headers: bytes | None, given_back: dict[str, str]):
+    rig = Rig("n1")
+    await rig.publish(headers=headers, traceparent=TRACE)
+    (message,) = (await rig.services["n1"].peek(PeekRequest(topic="t"))).messages
+    assert json.loads(message.headers or b"") == given_back
+
+
+async def test_a_repeat_in_another_trace_is_the_same_message_and_keeps_the_first_ones():
+    rig = Rig("n1")
+    for kind in ({"idempotency_key": "k"}, {"producer": Producer(id="p", sequence=1)}):
+        first = await rig.publish(traceparent=TRACE, **kind)
+        for trace in (OTHER_TRACE, TRACE, None):
+            assert await rig.publish(traceparent=trace, **kind) == replace(first, duplicate=True)
+        other = rig.services["n1"].publish(rig.request('"b"', traceparent=TRACE, **kind))
+        assert await rig.refused(other) == "key_reused"
+    messages = (await rig.services["n1"].peek(PeekRequest(topic="t", batch=9))).messages
+    assert [json.loads(message.headers or b"") for message in messages] == [{"traceparent": TRACE}] * 2

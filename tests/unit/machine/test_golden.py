@@ -42,14 +42,14 @@ EVERYTHING = Command(
         Tick(),
         Form("cid", {"n1": "d1"}),
         SetDisk("n2", "d2"),
-        AppendOnce(1000, "t", 1, 2, 1, b"\x01\x02", may_create=True, once=Once("k", 3)),
+        AppendOnce(1000, "t", 1, 2, 1, b"\x01\x02", may_create=True, once=Once("k", 3, b"\xaa")),
     ],
 )
 
 COMMAND = (
     "010200050000000000000006000000000000006e31979801cd03e8a174010201c4020102c39802cd03e9"
     "a174a163ff0acd1000a1619303a26e31c401aa91049305a363696481a26e31a264319306a26e32a26432"
-    "9907cd03e8a174010201c4020102c392a16b03"
+    "9907cd03e8a174010201c4020102c393a16b03c401aa"
 )
 
 
