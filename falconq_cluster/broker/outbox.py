@@ -314,7 +314,8 @@ def _size(operation: ClientOperation) -> int:
         scheduler = operation.given.scheduler if isinstance(operation, SetTopic) else None
         weighed = () if scheduler is None else scheduler.weights
         named = sum(len(level) + 8 for level in levels) + sum(len(level) + 8 for level, _ in weighed)
-        return len(operation.topic) + 64 + named
+        dead_letter_topic = operation.given.dead_letter_topic or "" if isinstance(operation, SetTopic) else ""
+        return len(operation.topic) + len(dead_letter_topic) + 160 + named
     if isinstance(operation, Settle):
         return len(operation.topic) + len(operation.consumer) + 64 + len(operation.items) * _LEASE_BYTES
     if isinstance(operation, LeasePull):

@@ -26,13 +26,14 @@ from falconq_cluster.gateway.shapes import (
     Problem,
     PublishAnswer,
     ReadyAnswer,
+    RetryAnswer,
     SchedulerAnswer,
     TopicAnswer,
     TopicDeletedAnswer,
     TopicNamesAnswer,
     TopicPageAnswer,
 )
-from falconq_cluster.machine.settings import WEIGHTED, Scheduler
+from falconq_cluster.machine.settings import FACTOR_ONE, WEIGHTED, Retry, Scheduler, dead_letter_topic
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
@@ -141,9 +142,19 @@ def _topic(topic: TopicInfo) -> TopicAnswer:
         topic.config.partitions,
         topic.config.levels,
         _scheduler(topic.config.scheduler),
+        topic.config.lease_ms,
+        topic.config.in_flight_max,
+        topic.config.deliveries_max,
+        dead_letter_topic(topic.topic, topic.config),
+        _retry(topic.config.retry),
         created,
         topic_version(topic),
     )
+
+
+def _retry(retry: Retry) -> RetryAnswer:
+    whole, thousandths = divmod(retry.factor, FACTOR_ONE)
+    return RetryAnswer(retry.min_ms, retry.max_ms, retry.factor / FACTOR_ONE if thousandths else whole)
 
 
 def _scheduler(scheduler: Scheduler) -> SchedulerAnswer:

@@ -19,8 +19,28 @@ from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway.describing import NAME_SCHEMA, Schema
 from falconq_cluster.gateway.fields import depth_exceeds, refuse, shown
 from falconq_cluster.machine.machine import DEFAULT_LIMITS
-from falconq_cluster.machine.settings import STRICT, WEIGHTED, Scheduler, TopicConfig, TopicSettings, with_settings
-from falconq_cluster.machine.topics import LEVELS_MAX, WEIGHT_MAX, Mistake, config_mistakes
+from falconq_cluster.machine.settings import (
+    DELAY_MS_MAX,
+    FACTOR_ONE,
+    LEASE_MS_MAX,
+    LEASE_MS_MIN,
+    STRICT,
+    WEIGHTED,
+    Retry,
+    Scheduler,
+    TopicConfig,
+    TopicSettings,
+    with_settings,
+)
+from falconq_cluster.machine.topics import (
+    DELIVERIES_MAX,
+    FACTOR_MAX,
+    IN_FLIGHT_MAX,
+    LEVELS_MAX,
+    WEIGHT_MAX,
+    Mistake,
+    config_mistakes,
+)
 
 _MISTAKES_MAX = 20
 
@@ -63,6 +83,28 @@ def _scheduler(value: object) -> Scheduler:
     return Scheduler(str(fields["policy"]), tuple(shares))
 
 
+def _name(value: object) -> str:
+    if not isinstance(value, str):
+        raise _WrongKindError("it is the name of a topic, or empty for the topic's own with '.dead'")
+    return value
+
+
+def _retry(value: object) -> Retry:
+    wanted = 'it is an object such as {"minMs": 1000, "maxMs": 60000, "factor": 2}'
+    if not isinstance(value, _Pairs):
+        raise _WrongKindError(wanted)
+    fields, default = dict(value), Retry()
+    factor = fields.get("factor", default.factor // FACTOR_ONE)
+    if len(fields) != len(value) or not fields.keys() <= {"minMs", "maxMs", "factor"}:
+        raise _WrongKindError(wanted)
+    if (type(factor) is not int and type(factor) is not float) or not 1 <= factor <= FACTOR_MAX:
+        raise _WrongKindError(f"its 'factor' is a number from 1 to {FACTOR_MAX}")
+    min_ms, max_ms = fields.get("minMs", default.min_ms), fields.get("maxMs", default.max_ms)
+    if type(min_ms) is not int or type(max_ms) is not int:
+        raise _WrongKindError(wanted)
+    return Retry(min_ms, max_ms, round(factor * FACTOR_ONE))
+
+
 class Setting(NamedTuple):
     """A setting as clients give it."""
 
@@ -73,6 +115,29 @@ class Setting(NamedTuple):
     schema: Schema
     """How it is described; bounds are judged in machine/topics.py."""
 
+
+def _number_setting(field: str, least: int, most: int, text: str) -> Setting:
+    default = getattr(TopicConfig(), field)
+    schema = {"type": "integer", "minimum": least, "maximum": most, "default": default, "description": text}
+    return Setting(field, _number, schema)
+
+
+_RETRY_SCHEMA: Schema = {
+    "type": "object",
+    "properties": {
+        "minMs": {"type": "integer", "minimum": 0, "maximum": DELAY_MS_MAX, "description": "After the first failure."},
+        "maxMs": {"type": "integer", "minimum": 0, "maximum": DELAY_MS_MAX, "description": "Never longer than this."},
+        "factor": {
+            "type": "number",
+            "minimum": 1,
+            "maximum": FACTOR_MAX,
+            "description": "By which each wait is longer than the one before; kept to three decimals.",
+        },
+    },
+    "additionalProperties": False,
+    "default": {"minMs": Retry().min_ms, "maxMs": Retry().max_ms, "factor": Retry().factor // FACTOR_ONE},
+    "description": "How long a message waits after a delivery that failed, unless its nack says otherwise.",
+}
 
 SETTINGS: dict[str, Setting] = {
     "partitions": Setting(
@@ -118,6 +183,31 @@ SETTINGS: dict[str, Setting] = {
             "description": "Which level is given next: the most urgent, or each in its share.",
         },
     ),
+    "leaseMs": _number_setting(
+        "lease_ms", LEASE_MS_MIN, LEASE_MS_MAX, "How long a lease lasts for which nobody said otherwise."
+    ),
+    "maxInFlight": _number_setting(
+        "in_flight_max",
+        1,
+        IN_FLIGHT_MAX,
+        "How many messages of a consumer are leased at a time, unless the consumer says otherwise.",
+    ),
+    "maxDeliveries": _number_setting(
+        "deliveries_max",
+        0,
+        DELIVERIES_MAX,
+        "After so many deliveries that failed a message goes to the dead letters; 0 for never.",
+    ),
+    "deadLetterTopic": Setting(
+        "dead_letter_topic",
+        _name,
+        {
+            "anyOf": [NAME_SCHEMA, {"const": ""}],
+            "default": "",
+            "description": "Where dead letters go; empty for the topic's name with `.dead`.",
+        },
+    ),
+    "retry": Setting("retry", _retry, _RETRY_SCHEMA),
 }
 """By the name in JSON."""
 

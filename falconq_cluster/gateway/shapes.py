@@ -112,6 +112,14 @@ class SchedulerAnswer(msgspec.Struct, frozen=True):
     ] = msgspec.UNSET
 
 
+class RetryAnswer(msgspec.Struct, frozen=True):
+    """How long a message waits after a delivery that failed, unless its nack says otherwise."""
+
+    min_ms: Annotated[int, says("After the first failure.")] = msgspec.field(name="minMs")
+    max_ms: Annotated[int, says("Never longer than this.")] = msgspec.field(name="maxMs")
+    factor: Annotated[float | int, says("By which each wait is longer than the one before.")]
+
+
 class TopicAnswer(msgspec.Struct, frozen=True):
     """A topic with its settings."""
 
@@ -119,6 +127,17 @@ class TopicAnswer(msgspec.Struct, frozen=True):
     partitions: Annotated[int, says("How many partitions it has.")]
     levels: Annotated[tuple[str, ...], says("Least to most urgent.")]
     scheduler: Annotated[SchedulerAnswer, says("Which level is given next.")]
+    lease_ms: Annotated[int, says("How long a lease lasts for which nobody said otherwise.")] = msgspec.field(
+        name="leaseMs"
+    )
+    in_flight_max: Annotated[int, says("How many messages of a consumer are leased at a time.")] = msgspec.field(
+        name="maxInFlight"
+    )
+    deliveries_max: Annotated[
+        int, says("After so many deliveries that failed a message goes to the dead letters; 0 for never.")
+    ] = msgspec.field(name="maxDeliveries")
+    dead_letter_topic: Annotated[str, says("Where they go.")] = msgspec.field(name="deadLetterTopic")
+    retry: Annotated[RetryAnswer, says("How long a message waits after a delivery that failed.")]
     created_at: Annotated[str, says("When it was created.", format="date-time")] = msgspec.field(name="createdAt")
     version: Annotated[str, says("Another one after each change; in quotes, the ETag.")]
 

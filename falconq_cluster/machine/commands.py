@@ -148,13 +148,13 @@ class LeasePull(Operation, frozen=True, tag=20):
     count_max: int
     bytes_max: int
     lease_ms: int
-    """0 for what the machine's limits say."""
+    """0 for what the topic says."""
     level_min: int
     """Only messages of this level or a more urgent one."""
     nonce: bytes
     """16 random bytes of the origin: who settles names them (P14)."""
     in_flight_max: int
-    """No more than so many messages of the consumer are leased at a time; 0 for what the machine's limits say."""
+    """No more than so many messages of the consumer are leased at a time; 0 for what the topic says."""
     auto_commit: bool = False
     """The messages are settled as they are given: there is no lease, and nobody gives them back."""
 
@@ -177,7 +177,7 @@ class SettleItem(msgspec.Struct, frozen=True, array_like=True, gc=False):
     offset: int
     nonce: bytes
     ms: int = 0
-    """NACK: from when on it may be given again, from now; EXTEND: the lease's time, from now."""
+    """NACK: from when on it may be given again, from now, -1 for the topic's retry; EXTEND: the lease's, from now."""
     priority: int = -1
     """NACK: the level as which it is given again; -1 leaves it as it is."""
 

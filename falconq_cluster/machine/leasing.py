@@ -30,13 +30,11 @@ from falconq_cluster.machine.events import HoldingsChanged
 from falconq_cluster.machine.holdings import Held, Phase
 from falconq_cluster.machine.rows import LeaseRow
 from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, Taken, take_next
+from falconq_cluster.machine.settings import DELAY_MS_MAX, LEASE_MS_MAX, LEASE_MS_MIN
 from falconq_cluster.machine.state import ConsumerState, TopicState
 from falconq_cluster.machine.turn import Turn
 
 NONCE_BYTES = 16
-LEASE_MS_MIN = 100
-LEASE_MS_MAX = 43_200_000
-NACK_DELAY_MS_MAX = 604_800_000
 
 
 def lease_pull(turn: Turn, operation: LeasePull) -> Leased | Refused:
@@ -54,7 +52,7 @@ def lease_pull(turn: Turn, operation: LeasePull) -> Leased | Refused:
     taken = _choose(turn, topic, consumer, operation)
     if isinstance(taken, Refused):
         return taken
-    expires_ms = 0 if operation.auto_commit else turn.log_time_ms + (operation.lease_ms or turn.limits.lease_ms)
+    expires_ms = 0 if operation.auto_commit else turn.log_time_ms + (operation.lease_ms or topic.config.lease_ms)
     leasing = _Leasing(turn, topic, consumer, operation.nonce, expires_ms)
     ranges = [leasing.hand_out(found, taken.returned.get((found.partition, found.offset))) for found in taken.ranges]
     if ranges:
@@ -124,7 +122,7 @@ def _choose(turn: Turn, topic: TopicState, consumer: ConsumerState, operation: L
     holdings, limits = consumer.holdings, turn.limits
     count = fresh_max = min(operation.count_max, limits.lease_count_max)
     if not operation.auto_commit:
-        count = min(count, (operation.in_flight_max or limits.in_flight_max) - holdings.leased_count)
+        count = min(count, (operation.in_flight_max or topic.config.in_flight_max) - holdings.leased_count)
         held_left = limits.held_per_consumer_max - len(holdings)
         fresh_max = max(min(held_left, limits.held_max - turn.state.held_count.value), 0)
     if count < 1:
@@ -168,26 +166,27 @@ class _Leasing:
             acquired_count=1,
             nonce=self._nonce,
             until_ms=self._until_ms,
-            backoff_ms=0,
+            backoff_ms=self._topic.config.retry.wait_ms(1),
         )
 
     def _again(self, before: LeaseRow) -> LeaseRow:
+        # A lease that ended by time is a delivery that failed.
+        failed_count = before.failed_count + (1 if before.nonce else 0)
         return replace(
             before,
-            # A lease that ended by time is a delivery that failed.
-            failed_count=before.failed_count + (1 if before.nonce else 0),
+            failed_count=failed_count,
             acquired_count=before.acquired_count + 1,
             nonce=self._nonce,
             until_ms=self._until_ms,
-            backoff_ms=0,
+            backoff_ms=self._topic.config.retry.wait_ms(failed_count + 1),
         )
 
 
 def _mistake(item: SettleItem, level_count: int) -> str | None:
     if item.kind is SettleKind.EXTEND and not LEASE_MS_MIN <= item.ms <= LEASE_MS_MAX:
         return f"a lease is extended by {LEASE_MS_MIN} to {LEASE_MS_MAX} ms, not {item.ms}"
-    if item.kind is SettleKind.NACK and not 0 <= item.ms <= NACK_DELAY_MS_MAX:
-        return f"a message is given back for 0 to {NACK_DELAY_MS_MAX} ms, not {item.ms}"
+    if item.kind is SettleKind.NACK and not -1 <= item.ms <= DELAY_MS_MAX:
+        return f"a message is given back for 0 to {DELAY_MS_MAX} ms, not {item.ms}"
     if not -1 <= item.priority < level_count:
         return f"the topic has levels 0 to {level_count - 1}, not {item.priority}"
     return None
@@ -207,7 +206,7 @@ def _settle_one(turn: Turn, topic: TopicState, consumer: ConsumerState, held: He
         case SettleKind.NACK:
             priority = row.priority if item.priority < 0 else item.priority
             failed_count = row.failed_count + 1
-            until_ms = now_ms + item.ms
+            until_ms = now_ms + (topic.config.retry.wait_ms(failed_count) if item.ms < 0 else item.ms)
             waiting = replace(row, nonce=b"", until_ms=until_ms, priority=priority, failed_count=failed_count)
             _put(turn, topic, consumer, place, waiting)
 

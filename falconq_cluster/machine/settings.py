@@ -13,6 +13,15 @@ from __future__ import annotations
 import msgspec
 
 STRICT, WEIGHTED = "strict", "weighted"
+LEASE_MS_MIN = 100
+LEASE_MS_MAX = 43_200_000
+DELAY_MS_MAX = 604_800_000
+"""The longest that a message waits to be given again."""
+FACTOR_ONE = 1000
+"""Factors are thousandths: the machine has no fractions."""
+_RETRY_STEPS_MAX = 100
+_NAME_CHARS_MAX = 200
+_DEAD_SUFFIX = ".dead"
 
 
 class Scheduler(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -23,6 +32,25 @@ class Scheduler(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """(level, share) in the order of names; a level that is not there has the share 1."""
 
 
+class Retry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How long a message waits after a delivery that failed, where nobody said otherwise."""
+
+    min_ms: int = 0
+    """After the first one."""
+    max_ms: int = 60_000
+    factor: int = 2 * FACTOR_ONE
+    """By which each wait is longer than the one before, in thousandths."""
+
+    def wait_ms(self, failed_count: int) -> int:
+        """The wait after so many deliveries that failed, at least 1."""
+        wait_ms = self.min_ms
+        for _ in range(min(failed_count - 1, _RETRY_STEPS_MAX)):
+            if wait_ms >= self.max_ms:
+                break
+            wait_ms = wait_ms * self.factor // FACTOR_ONE
+        return min(wait_ms, self.max_ms)
+
+
 class TopicConfig(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The settings of a topic; the defaults are those of a topic that a publish creates."""
 
@@ -30,6 +58,15 @@ class TopicConfig(msgspec.Struct, frozen=True, array_like=True, gc=False):
     levels: tuple[str, ...] = ("low", "high")
     """Least to most urgent, 1 to 16 names."""
     scheduler: Scheduler = Scheduler()
+    lease_ms: int = 30_000
+    """How long a lease lasts for which nobody said otherwise."""
+    in_flight_max: int = 1_000
+    """Messages of a consumer that are leased at a time."""
+    deliveries_max: int = 0
+    """After so many deliveries that failed a message goes to the dead letters; 0 for never."""
+    dead_letter_topic: str = ""
+    """Empty for the topic's name with `.dead`."""
+    retry: Retry = Retry()
 
 
 class TopicSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -38,6 +75,16 @@ class TopicSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
     partitions: int | None = None
     levels: tuple[str, ...] | None = None
     scheduler: Scheduler | None = None
+    lease_ms: int | None = None
+    in_flight_max: int | None = None
+    deliveries_max: int | None = None
+    dead_letter_topic: str | None = None
+    retry: Retry | None = None
+
+
+def dead_letter_topic(topic: str, config: TopicConfig) -> str:
+    """Where the topic's dead letters go. Of a name that has no room for the suffix, the end is left out."""
+    return config.dead_letter_topic or topic[: _NAME_CHARS_MAX - len(_DEAD_SUFFIX)] + _DEAD_SUFFIX
 
 
 def with_settings(config: TopicConfig, given: TopicSettings) -> TopicConfig:

@@ -63,10 +63,6 @@ class MachineLimits:
     """Messages that a consumer may have in hand: about 25 MB of memory."""
     held_max: int = 300_000
     """Of all consumers: about 150 MB of memory."""
-    lease_ms: int = 30_000
-    """How long a lease lasts for which nobody said otherwise. Published."""
-    in_flight_max: int = 1_000
-    """Messages of a consumer that are leased at a time, where nobody said otherwise. Published."""
     dedupe_window_ms: int = 300_000
     """How long a repeat of an append is known as one, in log time, from the first one on. Published."""
     dedupe_per_topic_max: int = 100_000

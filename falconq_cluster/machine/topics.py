@@ -25,12 +25,26 @@ from falconq_cluster.machine.commands import (
 from falconq_cluster.machine.events import TopicChanged, TopicDeleted
 from falconq_cluster.machine.names import is_name
 from falconq_cluster.machine.rows import DeletionRow
-from falconq_cluster.machine.settings import STRICT, WEIGHTED, Scheduler, TopicConfig, with_settings
+from falconq_cluster.machine.settings import (
+    DELAY_MS_MAX,
+    FACTOR_ONE,
+    LEASE_MS_MAX,
+    LEASE_MS_MIN,
+    STRICT,
+    WEIGHTED,
+    Retry,
+    Scheduler,
+    TopicConfig,
+    with_settings,
+)
 from falconq_cluster.machine.state import Deletion, MachineLimits, TopicState, new_topic
 from falconq_cluster.machine.turn import Turn
 
 LEVELS_MAX = 16
 WEIGHT_MAX = 1000
+IN_FLIGHT_MAX = 50_000
+DELIVERIES_MAX = 1000
+FACTOR_MAX = 100
 _SHOWN_CHARS_MAX = 80
 
 Mistake = tuple[str, str]
@@ -46,6 +60,8 @@ def set_topic(turn: Turn, operation: SetTopic) -> TopicSet | Refused:
     base = topic.config if topic is not None and operation.is_change else TopicConfig()
     config = with_settings(base, operation.given)
     mistakes = config_mistakes(config, turn.limits) + weight_mistakes(config)
+    if config.dead_letter_topic == operation.topic:
+        mistakes.append(("deadLetterTopic", "'deadLetterTopic' is the topic itself; dead letters go to another one."))
     if not mistakes and topic is not None:
         mistakes = change_mistakes(topic.config, config)
     if mistakes:
@@ -116,7 +132,33 @@ def config_mistakes(config: TopicConfig, limits: MachineLimits) -> list[Mistake]
             mistakes.append(("levels", sentence))
         elif name in levels[:place]:
             mistakes.append(("levels", f"Level {name!r} is there more than once; give each level its own name."))
-    return mistakes + _scheduler_mistakes(config.scheduler)
+    return mistakes + _scheduler_mistakes(config.scheduler) + _delivery_mistakes(config)
+
+
+def _delivery_mistakes(config: TopicConfig) -> list[Mistake]:
+    ranges = [
+        ("leaseMs", config.lease_ms, LEASE_MS_MIN, LEASE_MS_MAX),
+        ("maxInFlight", config.in_flight_max, 1, IN_FLIGHT_MAX),
+        ("maxDeliveries", config.deliveries_max, 0, DELIVERIES_MAX),
+    ]
+    mistakes = [
+        (name, f"'{name}' is {value}; it is from {least} to {most}.")
+        for name, value, least, most in ranges
+        if not least <= value <= most
+    ]
+    name = config.dead_letter_topic
+    if name and not is_name(name):
+        mistakes.append(("deadLetterTopic", f"{name[:_SHOWN_CHARS_MAX]!r} can't be the name of a topic."))
+    return mistakes + _retry_mistakes(config.retry)
+
+
+def _retry_mistakes(retry: Retry) -> list[Mistake]:
+    if not 0 <= retry.min_ms <= retry.max_ms <= DELAY_MS_MAX:
+        text = f"'retry' waits from {retry.min_ms} to {retry.max_ms} ms; 'minMs' is from 0 to 'maxMs', and that is"
+        return [("retry", f"{text} at most {DELAY_MS_MAX}.")]
+    if not FACTOR_ONE <= retry.factor <= FACTOR_MAX * FACTOR_ONE:
+        return [("retry", f"'retry' has a 'factor' that is not from 1 to {FACTOR_MAX}.")]
+    return []
 
 
 def _scheduler_mistakes(scheduler: Scheduler) -> list[Mistake]:

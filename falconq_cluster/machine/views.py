@@ -145,7 +145,7 @@ class Views:
         return_ms = holdings.next_ms()
         due_count = 0 if return_ms is None or return_ms > log_time_ms else 1
         ready_count = sum(holdings.ready_count(level) for level in range(level_min, len(topic.config.levels)))
-        room = self._machine.limits.in_flight_max - holdings.leased_count
+        room = topic.config.in_flight_max - holdings.leased_count
         return min(fresh_count + ready_count + due_count, max(room, due_count))
 
     def next_return_ms(self, name: str, consumer: str) -> int | None:

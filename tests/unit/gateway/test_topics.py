@@ -9,7 +9,7 @@ import pytest
 
 from falconq_cluster.broker.requests import TopicRequest
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.machine.settings import Scheduler
+from falconq_cluster.machine.settings import Retry, Scheduler
 from tests.unit.gateway.rig import TOPIC, Rig
 
 ETAG = f'"{TOPIC.version:x}"'
@@ -18,6 +18,11 @@ SHOWN = {
     "partitions": 4,
     "levels": ["low", "high"],
     "scheduler": {"policy": "strict"},
+    "leaseMs": 30_000,
+    "maxInFlight": 1_000,
+    "maxDeliveries": 0,
+    "deadLetterTopic": "orders.dead",
+    "retry": {"minMs": 0, "maxMs": 60_000, "factor": 2},
     "createdAt": "2026-01-01T00:00:00.123Z",
     "version": ETAG.strip('"'),
 }
@@ -42,7 +47,12 @@ async def test_a_put_creates_and_says_where_and_in_which_version(rig: Rig) -> No
     body = {"partitions": 3, "levels": ["low", "mid", "high"]}
     status, shown, headers = await ask(rig, "PUT", "/v1/topics/jobs", body)
     assert status == 201
-    assert shown == SHOWN | {"topic": "jobs", "partitions": 3, "levels": ["low", "mid", "high"]}
+    assert shown == SHOWN | {
+        "topic": "jobs",
+        "partitions": 3,
+        "levels": ["low", "mid", "high"],
+        "deadLetterTopic": "jobs.dead",
+    }
     assert headers["Location"] == "/v1/topics/jobs"
     assert headers["ETag"] == ETAG
     assert headers["FalconQ-Index"] == "12"
@@ -133,16 +143,7 @@ async def test_a_refused_condition_is_412(rig: Rig) -> None:
         assert (status, shown["code"], shown["retryable"]) == (412, "precondition_failed", False)
 
 
-FUTURE = (
-    "retention",
-    "overflow",
-    "dedupeWindowMs",
-    "leaseMs",
-    "maxDeliveries",
-    "deadLetterTopic",
-    "retry",
-    "maxInFlight",
-)
+FUTURE = ("retention", "overflow", "dedupeWindowMs")
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
@@ -151,7 +152,7 @@ async def test_every_unknown_setting_is_named(rig: Rig, method: str) -> None:
     assert (status, shown["code"]) == (400, "unknown_field")
     assert [mistake["field"] for mistake in shown["details"]["mistakes"]] == list(FUTURE)
     for name in FUTURE:
-        assert f"Setting '{name}' is not known; known here: partitions, levels, scheduler." in shown["detail"]
+        assert f"Setting '{name}' is not known; known here: partitions, levels, scheduler, leaseMs, " in shown["detail"]
     assert rig.service.requests == []
 
 
@@ -166,6 +167,23 @@ async def test_every_unknown_setting_is_named(rig: Rig, method: str) -> None:
             {"partitions": "4", "levels": "low"},
             ["'partitions' is \"4\"; it is a whole", "'levels' is \"low\"; it is a"],
         ),
+        (
+            {"leaseMs": 99, "maxInFlight": 0, "maxDeliveries": 1001, "deadLetterTopic": "-"},
+            [
+                "'leaseMs' is 99; it is from 100 to 43200000.",
+                "'maxInFlight' is 0; it is from 1 to 50000.",
+                "'maxDeliveries' is 1001; it is from 0 to 1000.",
+                "'-' can't be the name of a topic.",
+            ],
+        ),
+        ({"deadLetterTopic": None}, ["'deadLetterTopic' is null; it is the name of a topic"]),
+        ({"retry": {"minMs": 5, "maxMs": 4}}, ["'retry' waits from 5 to 4 ms"]),
+        ({"retry": {"maxMs": 10**10}}, ["at most 604800000"]),
+        ({"retry": {"factor": 0.5}}, ["its 'factor' is a number from 1 to 100"]),
+        (b'{"retry": {"factor": NaN}}', ["its 'factor' is a number from 1 to 100"]),
+        ({"retry": {"minMs": 1.5}}, ['it is an object such as {"minMs": 1000']),
+        ({"retry": {"times": 1}}, ['it is an object such as {"minMs": 1000']),
+        ({"retry": []}, ["'retry' is []; it is an object such as"]),
         ({"levels": {}}, ["'levels' is an object; it is a list of names"]),
         ({"levels": [1]}, ["'levels' is [1]; it is a list"]),
         ({"levels": []}, ["'levels' has 0 names"]),
@@ -187,6 +205,14 @@ async def test_each_mistake_is_told_in_a_sentence(rig: Rig, body: object, senten
     for sentence in sentences:
         assert sentence in shown["detail"], shown["detail"]
     assert rig.service.requests == []
+
+
+async def test_how_failed_deliveries_are_retried_is_given_and_shown(rig: Rig) -> None:
+    body = {"retry": {"minMs": 100, "factor": 1.5}, "maxDeliveries": 5, "deadLetterTopic": "lost"}
+    status, shown, _ = await ask(rig, "PUT", "/v1/topics/jobs", body)
+    assert (status, shown["maxDeliveries"], shown["deadLetterTopic"]) == (201, 5, "lost")
+    assert shown["retry"] == {"minMs": 100, "maxMs": 60_000, "factor": 1.5}
+    assert asked(rig).given.retry == Retry(100, 60_000, 1500)
 
 
 async def test_a_name_that_no_topic_has_and_a_body_of_another_type_are_refused(rig: Rig) -> None:

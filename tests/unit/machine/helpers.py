@@ -87,11 +87,15 @@ class Node:
 
     def add_topic(self, name: str, config: TopicConfig) -> None:
         """A topic of another shape than a publish makes."""
-        operation = SetTopic(0, name, 0, is_change=False, given=TopicSettings(config.partitions, config.levels))
+        operation = SetTopic(0, name, 0, is_change=False, given=_given(config))
         assert isinstance(self.result(operation), TopicSet)
 
     def everything(self) -> list[tuple[bytes, bytes]]:
         return list(self.store.scan(b"", b"\xff"))
+
+
+def _given(config: TopicConfig) -> TopicSettings:
+    return TopicSettings(*(getattr(config, name) for name in TopicSettings.__struct_fields__))
 
 
 def append(

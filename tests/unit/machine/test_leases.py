@@ -18,7 +18,7 @@ from falconq_cluster.machine.commands import (
     SettleItem,
 )
 from falconq_cluster.machine.commands import SettleKind as Kind
-from falconq_cluster.machine.settings import TopicConfig
+from falconq_cluster.machine.settings import Retry, TopicConfig
 from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import Node, append
 
@@ -185,14 +185,34 @@ def test_what_is_taken_without_a_lease_is_settled_also_what_was_in_hand_before()
     assert not [key for key, _ in node.everything() if key.startswith(b"\x30")]
 
 
-def test_a_pull_that_says_nothing_has_the_lease_time_and_the_messages_in_flight_of_the_limits() -> None:
-    node = Node(MachineLimits(lease_ms=700, in_flight_max=2))
+def test_a_pull_that_says_nothing_has_the_lease_time_and_the_messages_in_flight_of_the_topic() -> None:
+    node = Node()
+    node.add_topic("t", TopicConfig(lease_ms=700, in_flight_max=2))
     node.publish("0", "1", "2")
     leased = node.result(lease_pull(lease_ms=0, in_flight_max=0))
     assert places(leased) == [(0, 0), (0, 1)]
     assert isinstance(leased, Leased)
     assert leased.expires_ms == node.now_ms + 700
     assert places(node.result(lease_pull(lease_ms=0, in_flight_max=0))) == []
+
+
+def test_what_failed_waits_longer_each_time_as_the_topic_says() -> None:
+    node = Node()
+    node.add_topic("t", TopicConfig(retry=Retry(min_ms=100, max_ms=500, factor=2500)))
+    node.publish("0")
+    for wait_ms, is_nack in [(100, True), (250, False), (500, True), (500, False)]:
+        assert places(node.result(lease_pull(lease_ms=1000))) == [(0, 0)]
+        if is_nack:
+            assert settle(node, Kind.NACK, (0, 0), ms=-1) == 1
+        else:
+            node.now_ms += 1000
+        node.now_ms += wait_ms - 1
+        node.reload()
+        assert places(node.result(lease_pull())) == []
+        node.now_ms += 1
+    assert places(node.result(lease_pull())) == [(0, 0)]
+    assert settle(node, Kind.NACK, (0, 0), ms=0) == 1
+    assert places(node.result(lease_pull())) == [(0, 0)]
 
 
 def test_what_is_wrong_with_a_pull_is_refused_and_changes_nothing() -> None:
