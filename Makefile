@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test prove chaos bench lint format clean
+.PHONY: help run test prove fuzz chaos bench lint format clean
 
 help: ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: $(VENV)/.installed ## Lint, types and all tests
 
 prove: $(VENV)/.installed ## The simulation for SECONDS (default an hour), from seed FROM on
 	$(BIN)/python -m tests.sim --seeds $(or $(FROM),1)-$$(( $(or $(FROM),1) + 1000000 )) --jobs 2 --seconds $(or $(SECONDS),3600)
+
+fuzz: $(VENV)/.installed ## Requests from the OpenAPI document for SECONDS (default 600) by SEED, into docs/fuzz.md
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1) --write
 
 chaos: $(VENV)/.installed ## Every experiment for SECONDS (default 120) on a local cluster; needs root
 	for group in 'i*' 'n*' 'p*' 's*' 't*'; do \

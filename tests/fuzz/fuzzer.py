@@ -1,0 +1,205 @@
+"""Requests made from the OpenAPI document, and what is wrong with their answers.
+
+What lives here: a fuzzer over all operations that the document names, by schemathesis.
+Rules: requests go to the nodes in turn. No 5xx but 503 and 504 with `retryable`; no answer outside its schema, which is
+closed here; what breaks the schema is refused; two nodes answer a read alike when both show the same log index. The
+same seed makes the same requests as long as the answers are the same. Values come from small pools and from answers, so
+that requests meet what others made.
+Must not know: what a route means.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import Any
+
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis import seed as seeded
+from hypothesis.errors import Unsatisfiable
+from schemathesis import Case, GenerationMode
+from schemathesis.core.failures import FailureGroup
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import negative_data_rejection
+
+from tests.fuzz.pools import Pools
+from tests.unit.gateway.described import Described
+
+REQUEST_SECONDS = 15.0
+TROUBLE = (503, 504)
+SHOWN_CHARS_MAX = 500
+NODES_OWN = frozenset(("getCluster", "getLiveness", "getReadiness", "getMetrics"))
+"""What a node says about itself."""
+JUDGED_ONE_BY_ONE = frozenset(("createMessages",))
+"""A part that breaks the schema is refused by itself, and the request is not."""
+EFFECTS_BY_GET = frozenset(("consume",))
+Request = Case[Any]
+SAME_VIEW = ("falconq-index", "falconq-leader")
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a pass saw."""
+
+    statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """(operation id, status) -> answers."""
+    compared_count: int = 0
+    """Reads that were held against another node's answer at one index."""
+    unanswered_count: int = 0
+    """Requests to a node that was down."""
+    mistakes: dict[str, str] = field(default_factory=dict)
+    """What is wrong -> one request that showed it."""
+
+    def note(self, what: str, request: str) -> None:
+        self.mistakes.setdefault(what[: 2 * SHOWN_CHARS_MAX], request)
+
+    def never_succeeded(self) -> list[str]:
+        """Operations of which no request did what it asked for."""
+        done = {operation for operation, status in self.statuses if status < 400}
+        return sorted({operation for operation, _ in self.statuses} - done)
+
+    @property
+    def request_count(self) -> int:
+        return sum(self.statuses.values())
+
+
+class Fuzzer:
+    """Sends what the document allows, and what it forbids, to nodes in turn."""
+
+    def __init__(self, document: dict[str, Any], urls: Sequence[str], *, seed: int) -> None:
+        self.findings = Findings()
+        self.down: set[str] = set()
+        """Nodes that need not answer."""
+        self._document = document
+        self._urls = list(urls)
+        self._turn = cycle(range(len(urls)))
+        self._seed = seed
+        self._round = 0
+        self._pools = Pools()
+        self._described = Described(document)
+        self._session = requests.Session()
+
+    def close(self) -> None:
+        self._session.close()
+
+    def run(self, *, valid: int, invalid: int, goes_on: Callable[[], bool] = lambda: True) -> None:
+        """One round: of each operation so many requests that fit the document, and so many that do not."""
+        self._round += 1
+        for mode, count, document in (
+            (GenerationMode.POSITIVE, valid, self._pools.put_into(self._document)),
+            (GenerationMode.NEGATIVE, invalid, self._document),
+        ):
+            for result in schemathesis.openapi.from_dict(document).get_all_operations():
+                assert isinstance(result, Ok), result
+                operation = result.ok()
+                if operation.method == "head":
+                    continue  # Made from each GET.
+                self._run(operation.as_strategy(generation_mode=mode), count, goes_on)
+
+    def _run(self, strategy: Any, count: int, goes_on: Callable[[], bool]) -> None:
+        @seeded(self._seed * 10_000 + self._round)
+        @settings(
+            max_examples=count,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+            verbosity=Verbosity.quiet,
+        )
+        @given(case=strategy)
+        def ask(case: Request) -> None:
+            if goes_on():
+                self._ask(case)
+
+        with suppress(Unsatisfiable):  # Nothing breaks the schema of an operation that takes nothing.
+            ask()
+
+    def _ask(self, case: Request) -> None:
+        place = next(self._turn)
+        operation = str(case.operation.definition.raw["operationId"])
+        response = self._send(case, self._urls[place])
+        if response is None:
+            return
+        self.findings.statuses[operation, response.status_code] += 1
+        self._judge(case, operation, response)
+        if case.method != "GET" or operation in EFFECTS_BY_GET:
+            return
+        head = self._send(case, self._urls[place], method="HEAD")
+        if head is not None and head.content:
+            self.findings.note(f"HEAD {case.path}: it has a body", case.as_curl_command())
+        is_valid = case.meta is not None and case.meta.generation.mode == GenerationMode.POSITIVE
+        if is_valid and operation not in NODES_OWN and response.status_code not in TROUBLE:
+            least = {"FalconQ-Min-Index": response.headers["falconq-index"][0]}
+            for step in range(1, len(self._urls)):
+                other = self._send(case, self._urls[(place + step) % len(self._urls)], headers=least)
+                if other is not None:
+                    self._compare(case, response, other)
+
+    def _send(
+        self, case: Request, url: str, *, headers: dict[str, str] | None = None, method: str | None = None
+    ) -> Any:
+        """The answer, or None of a node that is down."""
+        try:
+            if method is None:
+                return case.call(base_url=url, session=self._session, timeout=REQUEST_SECONDS, headers=headers)
+            sent = case.as_transport_kwargs(base_url=url) | {"method": method}
+            return self._session.request(**sent, timeout=REQUEST_SECONDS)
+        except requests.RequestException as error:
+            self.findings.unanswered_count += 1
+            if url not in self.down:
+                self.findings.note(f"{case.method} {case.path}: no answer: {error!r}", case.as_curl_command())
+            return None
+
+    def _judge(self, case: Request, operation: str, response: Any) -> None:
+        status = response.status_code
+        where = f"{case.method} {case.path} {status}"
+        headers = {name.title(): values[0] for name, values in response.headers.items()}
+        found = self._described.mistakes(
+            method=case.method,
+            target=response.request.path_url,
+            status=status,
+            headers=headers,
+            body=response.content,
+        )
+        body = _json(response)
+        if status >= 500 and not (status in TROUBLE and (isinstance(body.get("retryable"), bool) or "ready" in body)):
+            found.append(f"{where}: neither 503 nor 504 with `retryable`")
+        if status < 400:
+            self._pools.learn(body, response.headers)
+            if operation not in JUDGED_ONE_BY_ONE:
+                found += [f"{where}: {error}" for error in _accepted_wrongly(case, response)]
+        for each in found:
+            self.findings.note(each, f"{case.as_curl_command()[:SHOWN_CHARS_MAX]} -> {response.text[:SHOWN_CHARS_MAX]}")
+
+    def _compare(self, case: Request, one: Any, other: Any) -> None:
+        if other.status_code in TROUBLE or any(one.headers.get(name) != other.headers.get(name) for name in SAME_VIEW):
+            return
+        self.findings.compared_count += 1
+        if (one.status_code, one.content) != (other.status_code, other.content):
+            shown = [f"{each.status_code} {each.text[:SHOWN_CHARS_MAX]}" for each in (one, other)]
+            self.findings.note(
+                f"{case.method} {case.path}: two nodes differ at index {one.headers['falconq-index']}",
+                f"{case.as_curl_command()[:SHOWN_CHARS_MAX]} -> {' / '.join(shown)}",
+            )
+
+
+def _accepted_wrongly(case: Request, response: Any) -> Iterator[Exception]:
+    """What breaks the schema in a request that was not refused."""
+    try:
+        case.validate_response(response, checks=[negative_data_rejection])
+    except FailureGroup as group:
+        yield from group.exceptions
+
+
+def _json(response: Any) -> dict[str, Any]:
+    try:
+        body = json.loads(response.content)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}

@@ -1,0 +1,87 @@
+"""Values that make requests meet.
+
+What lives here: names and numbers that requests of the fuzzer take more often than others.
+Rules: a pool stands beside the schema, not in its place. What answers named (ids, versions) is asked for again.
+Must not know: what a value is for.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+TOPICS = ("orders", "jobs", "missing")
+LEARNED_MAX = 12
+"""The latest ones: older ones are of topics that are gone."""
+MIN_INDEX_MAX = 20
+"""So low that the wait for it ends at once."""
+FIXED: Mapping[str, Sequence[object]] = {
+    "topic": TOPICS,
+    "consumer": ("billing", "audit"),
+    "consumerID": ("billing", "audit"),
+    "priority": ("low", "high", 0, 1, None),
+    "partitionID": (0, 1, None),
+    "partitionKey": ("a", "b", None),
+    "batch": (1, 100),
+    "offset": (0, 3),
+}
+LEARNED = ("id", "version", "lease", "cursor")
+
+
+class Pools:
+    """Values by the name of the parameter or field that takes them."""
+
+    def __init__(self) -> None:
+        self._learned: dict[str, deque[object]] = {name: deque(maxlen=LEARNED_MAX) for name in (*LEARNED, "If-Match")}
+
+    def learn(self, body: Any, headers: Mapping[str, Sequence[str]]) -> None:
+        """Takes note of what an answer names."""
+        for tag in headers.get("etag", ()):
+            self._learned["If-Match"].append(tag)
+        self._walk(body)
+
+    def _walk(self, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, part in value.items():
+                if name in self._learned and isinstance(part, str):
+                    self._learned[name].append(part)
+                else:
+                    self._walk(part)
+        elif isinstance(value, list):
+            for part in value:
+                self._walk(part)
+
+    def put_into(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The document, with the pools beside its schemas of requests."""
+        pooled = copy.deepcopy(document)
+        for methods in pooled["paths"].values():
+            for operation in methods.values():
+                for parameter in operation["parameters"]:
+                    name = parameter["name"]
+                    parameter["schema"] = self._beside(name, parameter["schema"])
+                    if name == "FalconQ-Min-Index":
+                        parameter["schema"]["maximum"] = MIN_INDEX_MAX
+        for schema in pooled["components"]["schemas"].values():
+            self._put_into_fields(schema)
+        return pooled
+
+    def _put_into_fields(self, schema: Any) -> None:
+        if isinstance(schema, dict):
+            for part in schema.values():
+                self._put_into_fields(part)
+            if schema.get("additionalProperties") is False:  # Of a request: answers may grow.
+                fields = schema.get("properties", {})
+                schema["properties"] = {name: self._beside(name, part) for name, part in fields.items()}
+        elif isinstance(schema, list):
+            for part in schema:
+                self._put_into_fields(part)
+
+    def _beside(self, name: str, schema: dict[str, Any]) -> dict[str, Any]:
+        values = list(dict.fromkeys([*FIXED.get(name, ()), *self._learned.get(name, ())]))
+        if not values:
+            return schema
+        if name == "topic":
+            return {"enum": values}
+        return {"anyOf": [{"enum": values}, schema]}
