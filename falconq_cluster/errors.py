@@ -32,6 +32,7 @@ ERROR_CODES: dict[str, ErrorCode] = _codes(
     ErrorCode("unknown_priority", 400, "The topic has no such level"),
     ErrorCode("unknown_partition", 404, "The topic has no such partition"),
     ErrorCode("topic_not_found", 404, "There is no such topic"),
+    ErrorCode("consumer_not_found", 404, "The topic has no such consumer"),
     ErrorCode("route_not_found", 404, "There is no such route"),
     ErrorCode("method_not_allowed", 405, "The route does not answer this method"),
     ErrorCode("request_timeout", 408, "The request did not come whole in time", is_retryable=True),

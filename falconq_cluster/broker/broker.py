@@ -24,6 +24,7 @@ from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import ClientOperation, CommandError, Header, LeasePull, Pull, read_header
 from falconq_cluster.machine.events import Event, OriginOpened, TopicDeleted, Trimmed
 from falconq_cluster.machine.machine import Applied, Machine
+from falconq_cluster.machine.subscriptions import Seek, SetConsumer
 from falconq_cluster.machine.views import Views
 from falconq_cluster.raft.frames import (
     Expected,
@@ -152,6 +153,9 @@ class Broker:
         if isinstance(operation, LeasePull) or (isinstance(operation, Pull) and operation.partition < 0):
             topic = self._state()[0].state.topics.get(operation.topic)
             partitions = 1 if topic is None else min(operation.count_max, len(topic.partitions))
+        elif isinstance(operation, SetConsumer | Seek):
+            topic = self._state()[0].state.topics.get(operation.topic)
+            partitions = 1 if topic is None else len(topic.partitions)
         waiter = self.outbox.submit(operation, deadline_ms=deadline_ms, done=done, partitions=partitions)
         self._turn_soon()
         return waiter

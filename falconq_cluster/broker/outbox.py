@@ -35,6 +35,7 @@ from falconq_cluster.machine.commands import (
     TopicOperation,
     encode_command,
 )
+from falconq_cluster.machine.subscriptions import ConsumerOperation, Seek, SetConsumer
 from falconq_cluster.raft.seams import RaftView
 
 _RANGE_BYTES = 32
@@ -320,6 +321,9 @@ def _size(operation: ClientOperation) -> int:
         return len(operation.topic) + len(operation.consumer) + 64 + len(operation.items) * _LEASE_BYTES
     if isinstance(operation, LeasePull):
         return len(operation.topic) + len(operation.consumer) + 96 + operation.count_max * _LEASE_BYTES
+    if isinstance(operation, ConsumerOperation):
+        offsets = operation.offsets if isinstance(operation, SetConsumer | Seek) else ()
+        return len(operation.topic) + len(operation.consumer) + 160 + len(offsets) * _LEASE_BYTES
     remembered = operation.count_max * _RANGE_BYTES if operation.attempt else 0
     return len(operation.topic) + len(operation.consumer) + len(operation.attempt) + 64 + remembered
 

@@ -124,6 +124,8 @@ class ConsumePoll(Poll[Batch]):
         find_partition(views, self.request.topic, self.request.partition)
 
     def available_count(self, views: Views, _log_time_ms: int) -> int:
+        if views.consumers.is_paused(*self.consumer):
+            return 0
         return sum(views.pending(*self.consumer, self.partition))
 
     def takes_from(self, other: Poll[Any]) -> bool:

@@ -95,8 +95,11 @@ class Pulls:
             else:
                 self._make_fresh(poll)
             return
+        now_ms = self._broker.raft.log_time_ms()
         is_new = not views.consumer_exists(*poll.consumer)
-        if is_new or poll.available_count(views, self._broker.raft.log_time_ms()):
+        # A consumer that waits for messages for days is in use: it says so to the log, else it would be deleted.
+        is_to_be_used = not poll.is_fresh and views.consumers.is_to_be_used(*poll.consumer, now_ms)
+        if is_new or is_to_be_used or poll.available_count(views, now_ms):
             self._propose(poll)
         elif poll.is_fresh:
             self._wait(poll, is_first=False)

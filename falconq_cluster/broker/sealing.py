@@ -20,6 +20,7 @@ from falconq_cluster.broker.waiters import Waiter
 from falconq_cluster.machine.commands import Append, AppendOnce, ClientOperation, LeasePull, Settle, TopicOperation
 from falconq_cluster.machine.deduping import KEYS_PER_APPEND_MAX
 from falconq_cluster.machine.state import MachineLimits
+from falconq_cluster.machine.subscriptions import ConsumerOperation
 
 EXPIRY_GRAIN_MS = 250
 """Times to expire are rounded up to it, so that requests of one moment can be merged."""
@@ -51,6 +52,10 @@ class KeyCount:
         if isinstance(operation, TopicOperation):
             # The topic, and the deletion.
             self.count += 2
+            return
+        if isinstance(operation, ConsumerOperation):
+            # The consumer, the deletion, and cursors.
+            self.count += 2 + partitions
             return
         if isinstance(operation, Settle):
             # A lease each.

@@ -15,7 +15,7 @@ from falconq_cluster.machine.deduping import first_result, remember
 from falconq_cluster.machine.events import LevelGrew
 from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.names import is_name
-from falconq_cluster.machine.records import RECORD_BYTES_MIN, pack_batch
+from falconq_cluster.machine.records import RECORD_BYTES_MIN, BatchHeader, pack_batch
 from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.machine.state import TopicState
 from falconq_cluster.machine.topics import create_topic, no_room
@@ -38,7 +38,9 @@ def append(turn: Turn, operation: Append) -> Appended | Duplicate | Refused:
     level = partition.levels[operation.level]
     base, count, size = partition.next_offset, operation.count, len(operation.records)
     first_id = turn.message_count
-    value = pack_batch(count, turn.index, first_id, turn.log_time_ms, operation.records)
+    value = pack_batch(
+        BatchHeader(count, turn.index, first_id, turn.log_time_ms, level.appended_count), operation.records
+    )
     batch = Batch(base, count, size, turn.log_time_ms)
     turn.changes.append((keys.batch_key(level.prefix, batch), value))
     level.tail.append(batch)

@@ -15,7 +15,9 @@ from enum import IntEnum
 
 import msgspec
 
+from falconq_cluster.machine.operation import Operation
 from falconq_cluster.machine.settings import TopicConfig, TopicSettings
+from falconq_cluster.machine.subscriptions import ConsumerOperation, ConsumerSet
 
 ENTRY_KIND = 0
 """First byte of a log entry of ours; PySyncObj's own no-op has 1."""
@@ -32,10 +34,6 @@ _HEADER = struct.Struct("<BHQQ")
 
 class CommandError(ValueError):
     """The bytes are not a command; says where they went wrong."""
-
-
-class Operation(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="kind"):
-    """The base of all operations."""
 
 
 class Append(Operation, frozen=True, tag=1):
@@ -192,7 +190,7 @@ class Settle(Operation, frozen=True, tag=21):
 
 
 TopicOperation = SetTopic | DeleteTopic
-ClientOperation = Append | AppendOnce | Pull | LeasePull | Settle | SetTopic | DeleteTopic
+ClientOperation = Append | AppendOnce | Pull | LeasePull | Settle | SetTopic | DeleteTopic | ConsumerOperation
 """What clients ask for; has a time to expire."""
 AnyOperation = ClientOperation | OpenOrigin | Tick | Form | SetDisk | Trim
 
@@ -313,7 +311,7 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     """A command without an answer to a client took effect (or was a repeat)."""
 
 
-Result = Refused | Appended | Duplicate | Pulled | Leased | LeaseSettled | TopicSet | Done
+Result = Refused | Appended | Duplicate | Pulled | Leased | LeaseSettled | TopicSet | ConsumerSet | Done
 
 _operations_encoder = msgspec.msgpack.Encoder()
 _operations_decoder: msgspec.msgpack.Decoder[list[AnyOperation]] = msgspec.msgpack.Decoder(list[AnyOperation])

@@ -7,13 +7,14 @@ Must not know: how messages are chosen.
 
 from __future__ import annotations
 
-from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Refused
 from falconq_cluster.machine.holdings import Holdings
 from falconq_cluster.machine.names import is_name
-from falconq_cluster.machine.rows import ConsumerRow
 from falconq_cluster.machine.state import ConsumerState, TopicState
 from falconq_cluster.machine.turn import Turn
+
+USED_GRAIN_MS = 60_000
+"""How exactly it is known when a consumer was last used: each time costs a key."""
 
 
 def refusal_of_new(turn: Turn, topic: TopicState, name: str) -> Refused | None:
@@ -28,16 +29,32 @@ def refusal_of_new(turn: Turn, topic: TopicState, name: str) -> Refused | None:
 
 def create_consumer(turn: Turn, topic: TopicState, name: str) -> ConsumerState:
     """A consumer of a new number, which `refusal_of_new` does not refuse."""
-    holdings = Holdings(turn.state.held_count)
-    consumer = ConsumerState(name, turn.next_number(), turn.log_time_ms, last_partition=-1, holdings=holdings)
+    consumer = new_consumer(turn, name, created_ms=turn.log_time_ms)
     topic.consumers[name] = consumer
-    put_consumer(turn, topic, consumer)
+    turn.consumer_changed(topic, consumer)
     return consumer
 
 
-def put_consumer(turn: Turn, topic: TopicState, consumer: ConsumerState) -> None:
-    """Write the consumer's row."""
-    row = ConsumerRow(
-        consumer.number, consumer.created_ms, consumer.last_partition, tuple(consumer.served), tuple(consumer.turns)
-    )
-    turn.put(keys.consumer_key(topic.number, consumer.name), row)
+def new_consumer(turn: Turn, name: str, *, created_ms: int) -> ConsumerState:
+    """A consumer of a new number that was given nothing, and is of no topic yet."""
+    holdings = Holdings(turn.state.held_count)
+    consumer = ConsumerState(name, turn.next_number(), created_ms, last_partition=-1, holdings=holdings)
+    consumer.used_ms = turn.log_time_ms
+    return consumer
+
+
+def used(turn: Turn, topic: TopicState, consumer: ConsumerState) -> None:
+    """Note that somebody uses the consumer."""
+    if turn.log_time_ms - consumer.used_ms >= USED_GRAIN_MS:
+        consumer.used_ms = turn.log_time_ms
+        turn.consumer_changed(topic, consumer)
+
+
+def lease_ms_of(topic: TopicState, consumer: ConsumerState) -> int:
+    """How long a lease lasts for which nobody said otherwise."""
+    return consumer.config.lease_ms or topic.config.lease_ms
+
+
+def in_flight_max_of(topic: TopicState, consumer: ConsumerState) -> int:
+    """How many messages of the consumer are leased at a time."""
+    return consumer.config.in_flight_max or topic.config.in_flight_max

@@ -54,6 +54,14 @@ class HoldingsChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsumerDeleted:
+    """There is no such consumer any more; another one may have its name in a later command."""
+
+    topic: str
+    consumer: str
+
+
+@dataclass(frozen=True, slots=True)
 class OriginOpened:
     """A node has a new epoch. If the nonce is not its latest, the node opens again."""
 
@@ -67,4 +75,13 @@ class MembersChanged:
     """The cluster formed, or another disk counts for a member."""
 
 
-Event = TopicChanged | TopicDeleted | Trimmed | LevelGrew | HoldingsChanged | OriginOpened | MembersChanged
+Event = (
+    TopicChanged
+    | TopicDeleted
+    | Trimmed
+    | LevelGrew
+    | HoldingsChanged
+    | ConsumerDeleted
+    | OriginOpened
+    | MembersChanged
+)

@@ -95,6 +95,10 @@ class Holdings:
         times = [heap[0][0] for heap in (self._leased, self._waiting) if heap]
         return min(times) if times else None
 
+    def is_leased_at(self, now_ms: int) -> bool:
+        """Whether a lease goes on at this time, which may be later than that of the last `advance`. Reads only."""
+        return any(held.row.nonce and held.row.until_ms > now_ms for held in self._held.values())
+
     def put(self, partition: int, offset: int, row: LeaseRow) -> None:
         """Hold the message as the row says, in the place of what was held there."""
         self.drop(partition, offset)

@@ -46,6 +46,9 @@ OF_TOPICS = (PARTITION, CONSUMER, CURSOR, ATTEMPT, BATCH, LEASE)
 Not ONCE: its rows go when their window has passed, whatever became of the topic.
 """
 
+OF_CONSUMERS = (CURSOR, ATTEMPT, LEASE)
+"""Every prefix that the numbers of a topic and of a consumer follow: what a deleted consumer leaves behind."""
+
 _TOPIC_PART = struct.Struct(">QI")
 _TOPIC_THING = struct.Struct(">QQ")
 _CURSOR = struct.Struct(">QQI")
@@ -92,6 +95,11 @@ def read_deletion_key(key: bytes) -> int:
 def topic_range(prefix: bytes, topic: int) -> tuple[bytes, bytes]:
     """(start, stop) of the keys of one topic below a prefix of `OF_TOPICS`."""
     return prefix + topic.to_bytes(8, "big"), prefix + (topic + 1).to_bytes(8, "big")
+
+
+def consumer_range(prefix: bytes, topic: int, consumer: int) -> tuple[bytes, bytes]:
+    """(start, stop) of the keys of one consumer below a prefix of `OF_CONSUMERS`."""
+    return prefix + _TOPIC_THING.pack(topic, consumer), prefix + _TOPIC_THING.pack(topic, consumer + 1)
 
 
 def read_topic_number(key: bytes) -> int:

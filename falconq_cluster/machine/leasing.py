@@ -25,7 +25,13 @@ from falconq_cluster.machine.commands import (
     SettleItem,
     SettleKind,
 )
-from falconq_cluster.machine.consumers import create_consumer, refusal_of_new
+from falconq_cluster.machine.consumers import (
+    create_consumer,
+    in_flight_max_of,
+    lease_ms_of,
+    refusal_of_new,
+    used,
+)
 from falconq_cluster.machine.events import HoldingsChanged
 from falconq_cluster.machine.holdings import Held, Phase
 from falconq_cluster.machine.rows import LeaseRow
@@ -48,11 +54,14 @@ def lease_pull(turn: Turn, operation: LeasePull) -> Leased | Refused:
         return refusal
     if consumer is None:
         consumer = create_consumer(turn, topic, operation.consumer)
+    used(turn, topic, consumer)
     _advance(turn, topic, consumer)
+    if consumer.is_paused:
+        return Leased(topic.name, consumer.name, [], operation.nonce, 0)
     taken = _choose(turn, topic, consumer, operation)
     if isinstance(taken, Refused):
         return taken
-    expires_ms = 0 if operation.auto_commit else turn.log_time_ms + (operation.lease_ms or topic.config.lease_ms)
+    expires_ms = 0 if operation.auto_commit else turn.log_time_ms + (operation.lease_ms or lease_ms_of(topic, consumer))
     leasing = _Leasing(turn, topic, consumer, operation.nonce, expires_ms)
     ranges = [leasing.hand_out(found, taken.returned.get((found.partition, found.offset))) for found in taken.ranges]
     if ranges:
@@ -70,6 +79,7 @@ def settle(turn: Turn, operation: Settle) -> LeaseSettled | Refused:
         return Refused("bad_request", f"at most {turn.limits.lease_count_max} leases are settled at a time")
     consumer = topic.consumers.get(operation.consumer)
     if consumer is not None:
+        used(turn, topic, consumer)
         _advance(turn, topic, consumer)
     failed: list[tuple[int, str, str]] = []
     for place, item in enumerate(operation.items):
@@ -122,7 +132,7 @@ def _choose(turn: Turn, topic: TopicState, consumer: ConsumerState, operation: L
     holdings, limits = consumer.holdings, turn.limits
     count = fresh_max = min(operation.count_max, limits.lease_count_max)
     if not operation.auto_commit:
-        count = min(count, (operation.in_flight_max or topic.config.in_flight_max) - holdings.leased_count)
+        count = min(count, (operation.in_flight_max or in_flight_max_of(topic, consumer)) - holdings.leased_count)
         held_left = limits.held_per_consumer_max - len(holdings)
         fresh_max = max(min(held_left, limits.held_max - turn.state.held_count.value), 0)
     if count < 1:

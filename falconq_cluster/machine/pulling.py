@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Pull, Pulled, Refused
-from falconq_cluster.machine.consumers import create_consumer, refusal_of_new
+from falconq_cluster.machine.consumers import create_consumer, refusal_of_new, used
 from falconq_cluster.machine.rows import AttemptRow
 from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, Taken, take_next
 from falconq_cluster.machine.state import Attempt, ConsumerState, TopicState
@@ -30,11 +30,14 @@ def pull(turn: Turn, operation: Pull) -> Pulled | Refused:
         return refusal
     if consumer is None:
         consumer = create_consumer(turn, topic, operation.consumer)
+    used(turn, topic, consumer)
     _forget_old_attempts(turn, topic, consumer)
     remembered = consumer.attempts.get(operation.attempt)
     if remembered is not None:
         row = remembered.row
         return Pulled(topic.name, consumer.name, row.ranges, is_replay=True, start_offsets=dict(row.start_offsets))
+    if consumer.is_paused:
+        return Pulled(topic.name, consumer.name, [], is_replay=False, start_offsets={})
     demand = Demand(operation.partition, min(operation.count_max, turn.limits.pull_count_max), operation.bytes_max)
     taken = take_next(turn, topic, consumer, demand)
     if operation.attempt and taken.ranges:

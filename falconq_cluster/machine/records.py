@@ -3,7 +3,8 @@
 What lives here: the format of a record, and of the record batch that holds records of one append.
 Rules: all numbers little-endian. A record is: message length (u32), key length (u16, ffff for no key), headers length
 (u32, ffffffff for none), then message, key and headers. A record batch is: version (u8), count (u32), log index (u64),
-first id (u32), timestamp in ms (u64), then `count` records. A new format takes a new version byte and is written only
+first id (u32), timestamp in ms (u64), count of the level before it (u64), then `count`
+records. A new format takes a new version byte and is written only
 once all nodes can read it (P18); version 1 stays readable.
 Must not know: offsets, topics, what JSON says.
 """
@@ -19,7 +20,7 @@ BATCH_VERSION = 1
 RECORD_BYTES_MIN = 10
 
 _RECORD = struct.Struct("<IHI")
-_BATCH = struct.Struct("<BIQIQ")
+_BATCH = struct.Struct("<BIQIQQ")
 _NO_KEY = 0xFFFF
 _NO_HEADERS = 0xFFFFFFFF
 
@@ -46,6 +47,8 @@ class BatchHeader(msgspec.Struct, frozen=True, gc=False):
     first_id: int
     """Record i has the id "<log index>.<first_id + i>"."""
     timestamp_ms: int
+    before_count: int
+    """Messages that had been appended to the level before."""
 
 
 def pack_record(message: bytes, key: str | None = None, headers: bytes | None = None) -> bytes:
@@ -59,9 +62,10 @@ def pack_record(message: bytes, key: str | None = None, headers: bytes | None = 
     return _RECORD.pack(len(message), key_length, headers_length) + message + packed_key + (headers or b"")
 
 
-def pack_batch(count: int, log_index: int, first_id: int, timestamp_ms: int, records: bytes) -> bytes:
+def pack_batch(header: BatchHeader, records: bytes) -> bytes:
     """A record batch, as it is stored."""
-    return _BATCH.pack(BATCH_VERSION, count, log_index, first_id, timestamp_ms) + records
+    fields = header.count, header.log_index, header.first_id, header.timestamp_ms, header.before_count
+    return _BATCH.pack(BATCH_VERSION, *fields) + records
 
 
 def read_batch_header(value: bytes) -> BatchHeader:

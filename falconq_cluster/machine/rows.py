@@ -16,6 +16,7 @@ import msgspec
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine.commands import Range
 from falconq_cluster.machine.settings import TopicConfig
+from falconq_cluster.machine.subscriptions import ConsumerConfig
 
 ROW_VERSION = 1
 
@@ -64,11 +65,13 @@ class TopicRow(Row, frozen=True):
 
 
 class DeletionRow(Row, frozen=True):
-    """A topic that is unlinked and not wholly trimmed."""
+    """A topic, or a consumer of one, that is unlinked and not wholly trimmed."""
 
     topic: int
     next_key: bytes
     """All its keys below this one are gone."""
+    consumer: int = 0
+    """Number of the only consumer of the topic that is meant; 0 for the whole topic."""
 
 
 class LevelCounts(Row, frozen=True):
@@ -95,6 +98,11 @@ class ConsumerRow(Row, frozen=True):
     """By level, what a weighted round gave so far. Shorter than the levels: 0."""
     turns: tuple[int, ...] = ()
     """By level, the partition that a weighted round served last. Shorter than the levels: none yet."""
+    config: ConsumerConfig = ConsumerConfig()
+    is_paused: bool = False
+    """It is given nothing."""
+    used_ms: int = 0
+    """Log time of its last use, to the minute."""
 
 
 class CursorPosition(Row, frozen=True):

@@ -19,7 +19,6 @@ from math import gcd
 
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine.commands import Range
-from falconq_cluster.machine.consumers import put_consumer
 from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.rows import LeaseRow
 from falconq_cluster.machine.settings import WEIGHTED, TopicConfig
@@ -71,7 +70,7 @@ def take_next(turn: Turn, topic: TopicState, consumer: ConsumerState, demand: De
     else:
         _take_strict(choice)
     if before != (consumer.last_partition, consumer.served, consumer.turns):
-        put_consumer(turn, topic, consumer)
+        turn.consumer_changed(topic, consumer)
     return choice.taken
 
 

@@ -33,6 +33,7 @@ from falconq_cluster.machine.rows import (
     decode_row,
 )
 from falconq_cluster.machine.settings import TopicConfig
+from falconq_cluster.machine.subscriptions import ConsumerConfig
 from falconq_cluster.storage.store import Reader
 
 TAIL_KEPT_COUNT = 32
@@ -110,6 +111,22 @@ class ConsumerState:
     served: list[int] = field(default_factory=list)
     turns: list[int] = field(default_factory=list)
     """`served` and `turns` are those of `rows.ConsumerRow`."""
+    config: ConsumerConfig = field(default_factory=ConsumerConfig)
+    is_paused: bool = False
+    used_ms: int = 0
+    """Log time of its last use, to the minute."""
+
+    def row(self) -> ConsumerRow:
+        return ConsumerRow(
+            number=self.number,
+            created_ms=self.created_ms,
+            last_partition=self.last_partition,
+            served=tuple(self.served),
+            turns=tuple(self.turns),
+            config=self.config,
+            is_paused=self.is_paused,
+            used_ms=self.used_ms,
+        )
 
     def cursors_of(self, partition: PartitionState) -> list[Cursor]:
         """One per level; at 0 in partitions and levels that were added (P16)."""
@@ -194,10 +211,11 @@ class TopicState:
 
 @dataclass(slots=True)
 class Deletion:
-    """A topic that is unlinked and not wholly trimmed; the fields are those of `rows.DeletionRow`."""
+    """A topic or consumer that is unlinked and not wholly trimmed; the fields are those of `rows.DeletionRow`."""
 
     topic: int
     next_key: bytes
+    consumer: int = 0
 
 
 @dataclass(slots=True)
@@ -253,10 +271,10 @@ def read_state(reader: Reader) -> State:
         state.topics[topic.name] = topics[topic.number] = topic
     for key, value in reader.scan(keys.DELETION, keys.prefix_end(keys.DELETION)):
         deletion = decode_row(value, DeletionRow)
-        state.deletions[keys.read_deletion_key(key)] = Deletion(deletion.topic, deletion.next_key)
-    deleted = {deletion.topic for deletion in state.deletions.values()}
+        state.deletions[keys.read_deletion_key(key)] = Deletion(deletion.topic, deletion.next_key, deletion.consumer)
+    deleted = {deletion.topic for deletion in state.deletions.values() if not deletion.consumer}
     _read_partitions(reader, topics, deleted)
-    _read_consumers(reader, topics, deleted, state.held_count)
+    _read_consumers(reader, topics, state)
     return state
 
 
@@ -283,25 +301,34 @@ def _read_partitions(reader: Reader, topics: dict[int, TopicState], deleted: set
             level.tail_from = row.next_offset
 
 
-def _read_consumers(reader: Reader, topics: dict[int, TopicState], deleted: set[int], held_count: HeldCount) -> None:
+def _read_consumers(reader: Reader, topics: dict[int, TopicState], state: State) -> None:
     consumers: dict[tuple[int, int], ConsumerState] = {}
+    deleted = {deletion.topic for deletion in state.deletions.values() if not deletion.consumer}
+    unlinked = {(deletion.topic, deletion.consumer) for deletion in state.deletions.values()}
     for key, value in _scan_known(reader, keys.CONSUMER, topics, deleted):
         topic_number, name = keys.read_consumer_key(key)
         row = decode_row(value, ConsumerRow)
         topic = topics[topic_number]
-        consumer = ConsumerState(name, row.number, row.created_ms, row.last_partition, holdings=Holdings(held_count))
+        holdings = Holdings(state.held_count)
+        consumer = ConsumerState(name, row.number, row.created_ms, row.last_partition, holdings=holdings)
         consumer.served, consumer.turns = list(row.served), list(row.turns)
+        consumer.config, consumer.is_paused, consumer.used_ms = row.config, row.is_paused, row.used_ms or row.created_ms
         topic.consumers[name] = consumers[topic_number, row.number] = consumer
     for key, value in _scan_known(reader, keys.CURSOR, topics, deleted):
         topic_number, consumer_number, partition = keys.read_cursor_key(key)
+        if (topic_number, consumer_number) in unlinked:
+            continue
         positions = decode_row(value, CursorRow).levels
         consumers[topic_number, consumer_number].cursors[partition] = [
             Cursor(p.batch_offset, p.next_offset, p.delivered_count) for p in positions
         ]
     for key, value in _scan_known(reader, keys.ATTEMPT, topics, deleted):
         topic_number, consumer_number, number = keys.read_attempt_key(key)
+        if (topic_number, consumer_number) in unlinked:
+            continue
         attempt = decode_row(value, AttemptRow)
         consumers[topic_number, consumer_number].attempts[attempt.attempt] = Attempt(number, attempt)
     for key, value in _scan_known(reader, keys.LEASE, topics, deleted):
         topic_number, consumer_number, partition, offset = keys.read_lease_key(key)
-        consumers[topic_number, consumer_number].holdings.put(partition, offset, decode_row(value, LeaseRow))
+        if (topic_number, consumer_number) not in unlinked:
+            consumers[topic_number, consumer_number].holdings.put(partition, offset, decode_row(value, LeaseRow))

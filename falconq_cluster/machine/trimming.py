@@ -1,11 +1,11 @@
-"""Trimming: the keys of deleted topics leave the store, a bounded number with each command.
+"""Trimming: the keys of deleted topics and consumers leave the store, a bounded number with each command.
 
 What lives here: the Trim operation.
 Rules (PROTOCOL.md P12): a command takes out at most `trim_keys_max` keys, with about `trim_bytes_max` of records, and
 writes no values but the place where the next one goes on: a scan that began at the front would pass over all that was
 deleted before, each time. The oldest deletion goes first. What the present entry wrote or deleted is not in the store
 yet and is left to a later one.
-Must not know: why a topic was deleted, who proposes.
+Must not know: why they were deleted, who proposes.
 """
 
 from __future__ import annotations
@@ -35,25 +35,27 @@ class _Taken:
 
 
 def trim(turn: Turn) -> None:
-    """Takes out the next keys; a topic of which nothing is left is forgotten."""
+    """Takes out the next keys; a deletion of which nothing is left is forgotten."""
     taken = _Taken(turn.limits.trim_keys_max, turn.limits.trim_bytes_max)
     for number, deletion in list(islice(turn.state.deletions.items(), taken.keys_left)):
         taken.keys_left -= 1  # for the deletion's own row
         if taken.is_full or turn.made(number):
             break
-        _trim_topic(turn, number, deletion, taken)
+        _trim_deletion(turn, number, deletion, taken)
     turn.events.append(Trimmed(tuple(taken.ranges), taken.size_bytes, is_over=not turn.state.deletions))
 
 
-def _trim_topic(turn: Turn, number: int, deletion: Deletion, taken: _Taken) -> None:
-    for prefix in keys.OF_TOPICS:
+def _trim_deletion(turn: Turn, number: int, deletion: Deletion, taken: _Taken) -> None:
+    for prefix in keys.OF_CONSUMERS if deletion.consumer else keys.OF_TOPICS:
         start, stop = keys.topic_range(prefix, deletion.topic)
+        if deletion.consumer:
+            start, stop = keys.consumer_range(prefix, deletion.topic, deletion.consumer)
         start = max(start, deletion.next_key)
         has_any = False
         for key in turn.reader.scan_keys(start, stop):
             if taken.is_full:
                 deletion.next_key = key
-                turn.put(keys.deletion_key(number), DeletionRow(deletion.topic, key))
+                turn.put(keys.deletion_key(number), DeletionRow(deletion.topic, key, deletion.consumer))
                 if has_any:
                     taken.ranges.append((start, key))
                 return

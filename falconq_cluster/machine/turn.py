@@ -27,6 +27,7 @@ class Turn:
     """What operations see of the entry, and where they leave what they change."""
 
     __slots__ = (
+        "_consumers",
         "_cursors",
         "_ordinal",
         "_partitions",
@@ -52,6 +53,7 @@ class Turn:
         """Messages that the entry has appended so far: the next message's number in its id (P14)."""
         self._ordinal = 0
         self._partitions: dict[tuple[int, int], PartitionState] = {}
+        self._consumers: dict[tuple[int, int], tuple[TopicState, ConsumerState]] = {}
         self._cursors: dict[tuple[int, int, int], ConsumerState] = {}
 
     def next_number(self) -> int:
@@ -80,11 +82,18 @@ class Turn:
     def partition_changed(self, topic: TopicState, partition: PartitionState) -> None:
         self._partitions[topic.number, partition.number] = partition
 
+    def consumer_changed(self, topic: TopicState, consumer: ConsumerState) -> None:
+        self._consumers[topic.number, consumer.number] = topic, consumer
+
     def cursors_changed(self, topic: TopicState, consumer: ConsumerState, partition: int) -> None:
         self._cursors[topic.number, consumer.number, partition] = consumer
 
     def finish(self) -> None:
         """Add the rows that were changed in memory to the changes."""
+        for of, consumer in self._consumers.values():
+            # Its name may stand for another one by now.
+            if self.state.topics.get(of.name) is of and of.consumers.get(consumer.name) is consumer:
+                self.put(keys.consumer_key(of.number, consumer.name), consumer.row())
         for (topic, number), partition in self._partitions.items():
             self.put(keys.partition_key(topic, number), partition.row())
             for level in partition.levels:

@@ -19,6 +19,8 @@ import msgspec
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Range
+from falconq_cluster.machine.consumer_views import ConsumerViews
+from falconq_cluster.machine.consumers import in_flight_max_of
 from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.machine import Machine
 from falconq_cluster.machine.records import batch_records, read_batch_header
@@ -109,6 +111,11 @@ class Views:
         topic = self._topic(name)
         return [] if topic is None else [_status(partition) for partition in topic.partitions]
 
+    @property
+    def consumers(self) -> ConsumerViews:
+        """What can be seen of consumers."""
+        return ConsumerViews(self._machine.state, self._reader)
+
     def consumer_exists(self, name: str, consumer: str) -> bool:
         topic = self._topic(name)
         return topic is not None and consumer in topic.consumers
@@ -116,7 +123,9 @@ class Views:
     def has_deliverable(self, name: str, consumer: str, partition: int = -1) -> bool:
         """Whether a pull would give something; -1 for all partitions. An unknown consumer was given nothing yet."""
         topic = self._topic(name)
-        return topic is not None and any(count for _, count in _waiting(topic, consumer, partition))
+        if topic is None or self.consumers.is_paused(name, consumer):
+            return False
+        return any(count for _, count in _waiting(topic, consumer, partition))
 
     def pending(self, name: str, consumer: str, partition: int = -1) -> list[int]:
         """Messages that the consumer was not given yet, by level; -1 for all partitions together."""
@@ -141,11 +150,13 @@ class Views:
         state = topic.consumers.get(consumer)
         if state is None:
             return fresh_count
+        if state.is_paused:
+            return 0
         holdings = state.holdings
         return_ms = holdings.next_ms()
         due_count = 0 if return_ms is None or return_ms > log_time_ms else 1
         ready_count = sum(holdings.ready_count(level) for level in range(level_min, len(topic.config.levels)))
-        room = topic.config.in_flight_max - holdings.leased_count
+        room = in_flight_max_of(topic, state) - holdings.leased_count
         return min(fresh_count + ready_count + due_count, max(room, due_count))
 
     def next_return_ms(self, name: str, consumer: str) -> int | None:

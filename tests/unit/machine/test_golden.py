@@ -28,8 +28,17 @@ from falconq_cluster.machine.commands import (
     encode_entry,
     read_header,
 )
-from falconq_cluster.machine.records import pack_batch, pack_record
+from falconq_cluster.machine.records import BatchHeader, pack_batch, pack_record
 from falconq_cluster.machine.settings import TopicConfig, TopicSettings
+from falconq_cluster.machine.subscriptions import (
+    ConsumerConfig,
+    DeleteConsumer,
+    PauseConsumer,
+    Seek,
+    SetConsumer,
+    Start,
+    StartKind,
+)
 
 EVERYTHING = Command(
     "n1",
@@ -85,6 +94,29 @@ def test_changes_of_topics_have_their_golden_bytes_and_are_read_back():
     assert decode_command(bytes.fromhex(TOPIC_CHANGES_COMMAND)) == TOPIC_CHANGES
 
 
+CONSUMER_CHANGES = Command(
+    "n1",
+    5,
+    6,
+    [
+        SetConsumer(1000, "t", "c", ConsumerConfig(Start(StartKind.TIME, 9), 1, 2, 3), (4, 5)),
+        DeleteConsumer(1000, "t", "c"),
+        Seek(1000, "t", "c", Start(StartKind.OFFSET, 7)),
+        PauseConsumer(1000, "t", "c", is_paused=True),
+    ],
+)
+
+CONSUMER_CHANGES_COMMAND = (
+    "010200050000000000000006000000000000006e31949616cd03e8a174a163949203090102039204059417cd03e8a174a163"
+    "9618cd03e8a174a163920207909519cd03e8a174a163c3"
+)
+
+
+def test_changes_of_consumers_have_their_golden_bytes_and_are_read_back():
+    assert encode_command(CONSUMER_CHANGES).hex() == CONSUMER_CHANGES_COMMAND
+    assert decode_command(bytes.fromhex(CONSUMER_CHANGES_COMMAND)) == CONSUMER_CHANGES
+
+
 def test_entry_is_kind_version_and_stamp_before_the_command():
     assert encode_entry(b"\xcc", 258).hex() == "00010201000000000000cc"
 
@@ -128,9 +160,9 @@ ROWS = [
         rows.TopicRow(258, 1000, TopicConfig(), 259),
         "0194cd0102cd03e8980192a36c6f77a46869676892a673747269637490cd7530cd03e800a09300cdea60cd07d0cd0103",
     ),
-    (rows.DeletionRow(258, b"\x20\x01"), "0192cd0102c4022001"),
+    (rows.DeletionRow(258, b"\x20\x01"), "0193cd0102c402200100"),
     (rows.PartitionRow(1, 9, [rows.LevelCounts(5, 500), rows.LevelCounts(3, 300)]), "01930109929205cd01f49203cd012c"),
-    (rows.ConsumerRow(772, 1000, -1), "0195cd0304cd03e8ff9090"),
+    (rows.ConsumerRow(772, 1000, -1), "0198cd0304cd03e8ff9090949200000000ce240c8400c200"),
     (rows.CursorRow([rows.CursorPosition(4, 6, 5), rows.CursorPosition(0, 0, 0)]), "0191929304060593000000"),
     (rows.OnceRow(9, 1000, 3, 7, b"\xaa", 1, 2, 4, 1, 0), "019a09cd03e80307c401aa0102040100"),
     (rows.AttemptRow("a", 1000, [Range(0, 1, 4, 6, 2)], [(0, 6)]), "0194a161cd03e89195000104060291920006"),
@@ -147,8 +179,8 @@ RECORDS = [
     (pack_record(b"m"), "01000000ffffffffffff6d"),
     (pack_record(b'"hi"', "key", b"{}"), "04000000030002000000226869226b65797b7d"),
     (
-        pack_batch(1, 7, 3, 1000, pack_record(b"m")),
-        "0101000000070000000000000003000000e80300000000000001000000ffffffffffff6d",
+        pack_batch(BatchHeader(1, 7, 3, 1000, 9), pack_record(b"m")),
+        "0101000000070000000000000003000000e803000000000000090000000000000001000000ffffffffffff6d",
     ),
 ]
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from falconq_cluster.machine.commands import CommandError, decode_command, decode_entry, encode_command, encode_entry
 from falconq_cluster.machine.records import (
+    BatchHeader,
     Record,
     RecordError,
     batch_records,
@@ -33,9 +34,10 @@ def test_packed_records_are_read_back(items: list[Record]):
 
 @given(records, st.integers(0, 9))
 def test_batch_is_read_from_any_record_on(items: list[Record], skip: int):
-    value = pack_batch(len(items), 7, 3, 1000, pack(items))
+    value = pack_batch(BatchHeader(len(items), 7, 3, 1000, 9), pack(items))
     header = read_batch_header(value)
     assert (header.count, header.log_index, header.first_id, header.timestamp_ms) == (len(items), 7, 3, 1000)
+    assert header.before_count == 9
     assert list(batch_records(value, skip=skip)) == items[skip:]
 
 

@@ -4,10 +4,31 @@ from random import Random
 
 import pytest
 
-from falconq_cluster.machine.commands import AnyOperation, DeleteTopic, Form, SetDisk, SetTopic, Tick, Trim
+from falconq_cluster.machine.commands import (
+    AnyOperation,
+    DeleteTopic,
+    Form,
+    LeasePull,
+    SetDisk,
+    Settle,
+    SettleItem,
+    SettleKind,
+    SetTopic,
+    Tick,
+    Trim,
+)
 from falconq_cluster.machine.machine import NO_OP, Machine
 from falconq_cluster.machine.settings import TopicSettings
 from falconq_cluster.machine.state import MachineLimits
+from falconq_cluster.machine.subscriptions import (
+    ConsumerConfig,
+    DeleteConsumer,
+    PauseConsumer,
+    Seek,
+    SetConsumer,
+    Start,
+    StartKind,
+)
 from tests.unit.machine.helpers import Node, append, pull
 
 LIMITS = MachineLimits(trim_keys_max=10)
@@ -33,11 +54,31 @@ def history(seed: int, length: int) -> Node:
                     [pull(random.randrange(1, 9), topic=topic, consumer=consumer, attempt=attempt)],
                     [Tick(), SetDisk("n1", random.choice("ab"))],
                     [_set_topic(random, topic)],
+                    [_managed(random, topic, consumer)],
+                    [_leased(random, topic, consumer)],
                     [DeleteTopic(0, topic, 0), Trim()] if random.random() < 0.3 else [Trim()],
                 ]
             )
         node.command(*operations, origin="n1", epoch=epoch, sequence=sequence)
     return node
+
+
+def _managed(random: Random, topic: str, consumer: str) -> AnyOperation:
+    start = random.choice([Start(), Start(StartKind.LATEST), Start(StartKind.OFFSET, random.randrange(30))])
+    operations: list[AnyOperation] = [
+        SetConsumer(0, topic, consumer, ConsumerConfig(start, expire_after_ms=600_000)),
+        Seek(0, topic, consumer, start),
+        PauseConsumer(0, topic, consumer, random.random() < 0.3),
+        DeleteConsumer(0, topic, consumer),
+    ]
+    return random.choice(operations)
+
+
+def _leased(random: Random, topic: str, consumer: str) -> AnyOperation:
+    if random.random() < 0.5:
+        return LeasePull(0, topic, consumer, random.randrange(1, 9), 4096, 20_000, 0, bytes(16), 0)
+    kinds = [random.choice(list(SettleKind)) for _ in range(5)]
+    return Settle(0, topic, consumer, [SettleItem(kind, 0, random.randrange(30), bytes(16), 100) for kind in kinds])
 
 
 def _set_topic(random: Random, topic: str) -> SetTopic:
