@@ -15,7 +15,7 @@ from falconq_cluster.gateway.openapi import document, each_operation
 from tests.unit.gateway.described import OF_EVERY_PATH, Described
 from tests.unit.gateway.rig import Rig
 
-NOT_GIVEN_YET = {"lease_lost", "leases_full"}
+NOT_GIVEN_YET = {"lease_lost", "leases_full", "consumer_not_found"}
 """Codes that no route answers yet, as docs/errors.md says."""
 PROBLEM = {
     "type": "urn:falconq:problem:no_leader",
