@@ -2,7 +2,7 @@
 
 What lives here: the leader's duties of PROTOCOL.md P4, P5, P7, P11, P17 and P18.
 Rules: commands are taken only after the term's no-op is applied, in a formed cluster, while no difference between
-replicas is undecided; a disk goes on record only when its node holds all that is committed.
+replicas is undecided; a disk goes on record only when its node holds all that was committed a moment ago.
 Must not know: the library's messages, clients.
 """
 

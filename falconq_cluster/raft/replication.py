@@ -25,7 +25,8 @@ class Replication:
         self._epochs = dict.fromkeys(core.others, 0)
         self._learner_match = dict.fromkeys(core.others, 0)
         self._offered_ms: dict[str, int] = {}
-        self._behind_since_ms: dict[str, int] = {}
+        self._marks: dict[str, tuple[int, int]] = {}
+        """peer -> (commit index, when it was that): the peer held all below it then, and strives for it now."""
         self._heard_ms: dict[str, int] = {}
         self._pending_commit = 0
         self.has_heard_commit = False
@@ -159,10 +160,18 @@ class Replication:
                 core.library.forget_match(peer)
 
     def caught_up_learners(self) -> list[str]:
-        """Learners that hold everything that is committed."""
+        """Learners that hold everything that was committed a moment ago.
+
+        All that is committed now would be too much to ask: under a steady load an answer always comes too late for it.
+        What is missing is no danger, since the entry that puts a disk on record is committed without it (P4).
+        """
         core = self._core
-        commit_index = core.library.commit_index
-        return [peer for peer in core.membership.learners() if self._learner_match[peer] >= commit_index]
+        now, found = core.clock.monotonic_ms(), []
+        for peer in core.membership.learners():
+            index, noted_ms = self._marks.get(peer, (core.library.commit_index, now))
+            if self._learner_match[peer] >= index and now - noted_ms <= core.times.leader_fallback_ms:
+                found.append(peer)
+        return found
 
     def lag_of(self, peer: str) -> int:
         """The last index that the peer is known to hold, whether it counts or not."""
@@ -183,24 +192,27 @@ class Replication:
         return min((index for index in held if index), default=None)
 
     def behind_ms(self, peer: str) -> int:
-        """How long the peer has not held all that is committed; 0 when it does."""
-        since = self._behind_since_ms.get(peer)
-        return 0 if since is None else self._core.clock.monotonic_ms() - since
+        """How long ago the peer was seen to hold all that was committed; 0 when it does now."""
+        core = self._core
+        if peer not in self._marks or self.lag_of(peer) >= core.library.commit_index:
+            return 0
+        return core.clock.monotonic_ms() - self._marks[peer][1]
 
     def note_lag(self) -> None:
-        """Remember since when each peer is behind; called at each heartbeat of a leader."""
-        now = self._core.clock.monotonic_ms()
-        for peer in self._core.others:
-            if self.lag_of(peer) >= self._core.library.commit_index:
-                self._behind_since_ms.pop(peer, None)
-            else:
-                self._behind_since_ms.setdefault(peer, now)
+        """Remember for each peer what it is to reach, once it has reached the last; called at each heartbeat."""
+        core = self._core
+        now = core.clock.monotonic_ms()
+        if core.library.last_applied < core.library.no_op_index:
+            return  # A new leader does not know yet how much is committed.
+        for peer in core.others:
+            if peer not in self._marks or self.lag_of(peer) >= self._marks[peer][0]:
+                self._marks[peer] = core.library.commit_index, now
 
     def leadership_began(self) -> None:
         """Nothing is known yet of what the others hold."""
         self._learner_match = dict.fromkeys(self._core.others, 0)
         self._offered_ms.clear()
-        self._behind_since_ms.clear()
+        self._marks.clear()
         for peer in self._core.others:
             if self._core.network.is_connected(peer):
                 self._core.library.connect(peer)
@@ -213,7 +225,8 @@ class Replication:
         self._epochs[peer] += 1
         self._offered_ms.pop(peer, None)
         if core.library.leads:
-            match = core.library.match_index(peer)
+            # What another disk of the peer held says nothing of this one.
+            match = core.library.match_index(peer) if core.membership.counts(peer) else 0
             core.library.set_next_index(peer, match + 1 if match else core.journal.last_index + 1)
             self._learner_match[peer] = match
         core.library.connect(peer)

@@ -62,7 +62,7 @@ def test_without_waiting_for_the_no_op_a_leader_takes_commands_on_old_state(
 # Members.
 
 
-def test_a_new_disk_is_not_proposed_before_it_holds_all_that_is_committed(make_bench: MakeBench):
+def test_a_new_disk_is_not_proposed_before_it_holds_all_that_was_committed_a_moment_ago(make_bench: MakeBench):
     bench = make_bench()
     bench.connect("n2")
     bench.connect_as("n3", disk_id="a new disk")

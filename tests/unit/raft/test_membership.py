@@ -233,11 +233,41 @@ def learner_catches_up(bench: Bench) -> list[SetDisk]:
     bench.lead()
     bench.ack("n3", bench.last_index)
     bench.advance(10)
+    return disks_proposed(bench)
+
+
+def disks_proposed(bench: Bench) -> list[SetDisk]:
     operations = []
     for text, index, _ in bench.node.journal:
         if index > 3:
             operations += decode_command(decode_entry(text)[1]).operations
     return [operation for operation in operations if isinstance(operation, SetDisk)]
+
+
+def disks_proposed_under_load(bench: Bench, *, behind_count: int) -> list[SetDisk]:
+    """n3 came back with another disk, and whenever it answers, so many more entries are committed."""
+    bench.connect("n2")
+    bench.connect_as("n3", disk_id="a new disk")
+    bench.lead()
+    for number in range(100):
+        bench.broker.publish(str(number))
+        bench.driver.request_step()
+        bench.settle()
+        bench.ack("n2", bench.last_index)
+        bench.ack("n3", bench.last_index - behind_count)
+        bench.advance(20)
+        assert bench.driver.replication.lag_of("n3") < bench.library.commit_index
+    return disks_proposed(bench)
+
+
+def test_a_new_disk_goes_on_record_under_a_load_that_never_ends(bench: Bench):
+    assert disks_proposed_under_load(bench, behind_count=2) == [SetDisk("n3", "a new disk")]
+    assert bench.driver.replication.behind_ms("n3") <= 200
+
+
+def test_a_new_disk_that_is_more_than_a_moment_behind_does_not_go_on_record(bench: Bench):
+    assert disks_proposed_under_load(bench, behind_count=60) == []
+    assert bench.driver.replication.behind_ms("n3") > 500
 
 
 def test_a_new_disk_goes_on_record_once_it_holds_all_and_counts_once_both_others_hold_the_entry(make_bench: MakeBench):
