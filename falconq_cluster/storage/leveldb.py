@@ -3,7 +3,8 @@
 What lives here: the only use of plyvel.
 Rules (PROTOCOL.md P1): writes are not synced, and LevelDB's own `*.log` files are removed before opening, since
 they may have holes after a power loss; what is left, the tables, is a prefix of the writes, and the Raft journal
-replays the rest. `flush` turns all that was written before it into tables, and raises when it can't tell that it did.
+replays the rest. Each block of a table is checked when it is read from the disk: a flipped bit is an error, never
+another value. `flush` turns all that was written before it into tables, and raises when it can't tell that it did.
 Must not know: what the bytes mean, the journal.
 """
 
@@ -34,20 +35,22 @@ class _LevelReader:
         self._source = source
 
     def get(self, key: bytes) -> bytes | None:
-        value: bytes | None = self._source.get(key)
+        value: bytes | None = self._source.get(key, verify_checksums=True)
         return value
 
     def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         if start >= stop:
             return iter(())
-        pairs: Iterator[tuple[bytes, bytes]] = self._source.iterator(start=start, stop=stop, reverse=reverse)
-        return pairs
+        pairs = self._source.iterator(start=start, stop=stop, reverse=reverse, verify_checksums=True)
+        return _to_the_end(self._source, pairs, start)
 
     def scan_keys(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[bytes]:
         if start >= stop:
             return iter(())
-        keys: Iterator[bytes] = self._source.iterator(start=start, stop=stop, reverse=reverse, include_value=False)
-        return keys
+        keys = self._source.iterator(
+            start=start, stop=stop, reverse=reverse, include_value=False, verify_checksums=True
+        )
+        return _to_the_end(self._source, keys, start)
 
     def close(self) -> None:
         self._source.close()
@@ -78,6 +81,7 @@ class LevelStore(_LevelReader):
             write_buffer_size=write_buffer_bytes,
             lru_cache_size=cache_bytes,
             bloom_filter_bits=10,
+            paranoid_checks=True,  # so that a merge of tables does not carry on what is damaged
         )
         return cls(path, database)
 
@@ -145,6 +149,23 @@ class LevelStore(_LevelReader):
             if not self._source.closed:
                 self.flush()
                 self._source.close()
+
+
+def _to_the_end(source: Any, scanned: Any, start: bytes) -> Iterator[Any]:
+    """All of it. Raises: plyvel.Error when it ended at a damaged block, which plyvel tells only at a later step.
+
+    A step to a place where something is tells of all damage that was met; when nothing was found at all, only a raw
+    iterator does.
+    """
+    first = next(scanned, None)
+    if first is None:
+        raw = source.raw_iterator(verify_checksums=True)
+        raw.seek(start)
+        raw.close()
+        return
+    yield first
+    yield from scanned
+    scanned.seek(start)
 
 
 def _log_files(path: str) -> set[Path]:

@@ -17,7 +17,7 @@ from falconq_cluster.storage.leveldb import LevelStore
 from falconq_cluster.storage.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from falconq_cluster.storage.store import Change, Store
@@ -155,6 +155,45 @@ def test_leveldbs_own_log_is_gone_after_opening_an_unclean_store(tmp_path: Path)
     store = LevelStore.open(str(tmp_path / "copy"))
     assert store.get(b"a") is None
     store.close()
+
+
+def test_a_flipped_bit_in_a_table_is_an_error_and_never_another_value(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    store = LevelStore.open(str(path))
+    written = [(b"%04d" % number, bytes((number * 7 + place) % 251 for place in range(200))) for number in range(60)]
+    store.write(written)
+    store.close()
+    (table,) = path.glob("*.ldb")
+    whole = table.read_bytes()
+    looks = (
+        lambda store: [(key, store.get(key)) for key, _ in written],
+        lambda store: [*store.scan(b"0", b"~")],
+        lambda store: [*store.scan(b"0", b"~", reverse=True)][::-1],
+        lambda store: [(key, dict(written)[key]) for key in store.scan_keys(b"0", b"~")],
+    )
+    refused_count = 0
+    for place in range(0, len(whole), max(1, len(whole) // 40)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        for look in looks:
+            table.write_bytes(damaged)
+            refused_count += not _shows(path, look, written)
+    assert refused_count > 120
+
+
+def _shows(path: Path, look: Callable[[LevelStore], object], written: object) -> bool:
+    """It opens and shows what was written; False when it says that it is damaged. It must not show anything else."""
+    try:
+        store = LevelStore.open(str(path))
+    except plyvel.Error:
+        return False
+    try:
+        assert look(store) == written
+    except plyvel.Error:
+        return False
+    finally:
+        store._source.close()
+    return True
 
 
 def test_a_flush_that_leveldb_cannot_do_raises(tmp_path: Path) -> None:
