@@ -26,6 +26,9 @@ KINDS = {
     "timeChaos": "TimeChaos",
     "stressChaos": "StressChaos",
 }
+OWN = "DiskChaos"
+"""A kind that Chaos Mesh does not have: `chaos/disk/*.yaml`, see docs/chaos.md."""
+DISK_ACTIONS = ("power-loss", "wipe", "full", "flip")
 UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 DURATION = re.compile(r"([0-9.]+)(ns|us|ms|s|m|h)")
 ROLE = "falconq.io/role"
@@ -59,8 +62,14 @@ class Experiment:
     """The plan of one file."""
 
     name: str
+    path: Path
     steps: tuple[Fault | Ready, ...]
     seconds: float
+
+    @property
+    def disk_actions(self) -> set[str]:
+        """What it does to disks, of our own kind."""
+        return {step.spec["action"] for step in self.steps if isinstance(step, Fault) and step.kind == OWN}
 
     @property
     def kinds(self) -> set[str]:
@@ -72,7 +81,7 @@ class Experiment:
         return any(
             isinstance(step, Fault)
             and role_of(step.spec) == "leader"
-            and step.spec.get("action") in {"pod-kill", "pod-failure", "partition"}
+            and step.spec.get("action") in {"pod-kill", "pod-failure", "partition", "wipe", "full"}
             for step in self.steps
         )
 
@@ -103,6 +112,11 @@ def load(path: Path) -> Experiment:
             steps, seconds = _laid_out(templates, spec["entry"], 0.0)
         elif kind == "Schedule":
             steps, seconds = _scheduled(spec)
+        elif kind == OWN:
+            if spec["action"] not in DISK_ACTIONS:
+                raise ValueError(f"nothing here performs the action {spec['action']!r} of a {OWN}")
+            fault = _fault(kind, spec, 0.0, None)
+            steps, seconds = [Ready(0.0), fault], fault.seconds
         elif kind in KINDS.values():
             fault = _fault(kind, spec, 0.0, None)
             steps, seconds = [fault], fault.seconds or ONE_SHOT_SECONDS
@@ -110,7 +124,7 @@ def load(path: Path) -> Experiment:
             raise ValueError(f"nothing here performs a {kind}")
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
-    return Experiment(path.stem, tuple(steps), seconds)
+    return Experiment(path.stem, path, tuple(steps), seconds)
 
 
 def _fault(kind: str, spec: dict[str, Any], at: float, deadline: str | None) -> Fault:
@@ -154,8 +168,14 @@ def _laid_out(templates: dict[str, Any], name: str, at: float) -> tuple[list[Fau
     return [fault], duration(template["deadline"])
 
 
-def paced(experiment: Experiment, seconds: float) -> Iterator[tuple[float, Fault | Ready]]:
-    """Steps with their times when the whole is to take so long: squeezed into it, or repeated while it fits."""
+def paced(experiment: Experiment, seconds: float | None) -> Iterator[tuple[float, Fault | Ready]]:
+    """Steps with their times when the whole is to take so long: squeezed into it, or repeated while it fits.
+
+    Without a length, once and in the file's own times.
+    """
+    if seconds is None:
+        yield from ((step.at, step) for step in experiment.steps)
+        return
     factor = min(1.0, seconds * 0.8 / experiment.seconds)
     whole = experiment.seconds * factor * 1.25
     for turn in range(max(1, int(seconds // whole))):

@@ -1,6 +1,6 @@
 """Performs the faults of a plan on local processes.
 
-What lives here: for each kind of Chaos Mesh, how it begins and how it ends here.
+What lives here: for each kind of Chaos Mesh, how it begins and how it ends here; `chaos/disks.py` has our own kind.
 Rules: who is hit is drawn when the fault begins, with the run's own seed. Each begin returns its end; an end works in
 any state of the nodes.
 Must not know: the plan, the clients.
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from chaos.disks import Disks
 from chaos.experiment import Fault, duration, role_of
 from chaos.impair import DEVICE
 from chaos.place import CLIENT, Place
@@ -43,12 +44,14 @@ class Performer:
         self._switch: subprocess.Popen[str] | None = None
         self._rules: dict[str, dict[str, Any]] = {}
         self.leader: str | None = None
+        self.disks = Disks(self._chance)
         self._begins: dict[str, Callable[[dict[str, Any], list[str]], End]] = {
             "PodChaos": self._pod,
             "NetworkChaos": self._network,
             "IOChaos": self._disk,
             "TimeChaos": self._time,
             "StressChaos": self._stress,
+            "DiskChaos": lambda spec, names: self.disks.begin(spec["action"], [pods[name] for name in names]),
         }
 
     def begin(self, fault: Fault) -> tuple[list[str], End]:

@@ -43,6 +43,7 @@ class Verdict:
     delivered: int
     leader_changes: int
     faults: int
+    dropped_bytes: int
 
     def describe(self) -> Iterator[str]:
         """The verdict in lines."""
@@ -51,6 +52,8 @@ class Verdict:
             f"refused, {self.unknown} of unknown outcome, {self.delivered} deliveries, {self.leader_changes} changes "
             f"of leader, {self.faults} faults"
         )
+        if self.dropped_bytes:
+            yield f"  losses of power met {self.dropped_bytes} bytes that were written and not synced"
         yield from (f"  void because {reason}" for reason in self.reasons)
         yield from (f"  {code}: {count}" for code, count in sorted(self.counts.items()))
         for anomaly in self.anomalies:
@@ -92,4 +95,5 @@ def judge_history(history: History, wants: Wants) -> Verdict:
         delivered=sum(len(taking.rows or ()) for taking in history.takings),
         leader_changes=leader_changes(history),
         faults=len(history.faults),
+        dropped_bytes=history.dropped_bytes,
     )

@@ -26,6 +26,7 @@ SWITCH = "switch"
 CGROUP = Path("/sys/fs/cgroup/cpu")
 NEW_NETWORK = 0x40000000
 OWNER = "owner"
+SMALL_DISK_BYTES = 512 << 20
 NAMESPACES = Path("/run/netns")
 
 
@@ -59,6 +60,14 @@ class Place:
     def inside(self, name: str, *words: str) -> str:
         """Run a command in a node's namespace."""
         return command("ip", "netns", "exec", self.namespace(name), *words)
+
+    def mount_small_disk(self, directory: Path) -> None:
+        """A file system of its own at this directory, so small that it can be filled."""
+        image = directory.with_suffix(".img")
+        with image.open("wb") as file:
+            file.truncate(SMALL_DISK_BYTES)
+        command("mkfs.ext4", "-q", "-m", "0", str(image))
+        command("mount", "-o", "loop", str(image), str(directory))
 
     def enter(self) -> None:
         """From now on this thread, and each that it starts, is among the clients."""
@@ -129,6 +138,10 @@ def clean(directory: Path) -> None:
         for pid in (group / "cgroup.procs").read_text().split():
             (CGROUP / "cgroup.procs").write_text(pid)
         group.rmdir()
+    mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for path in mounted:
+        if path.startswith(f"{directory}/"):
+            command("umount", "--lazy", path, is_checked=False)
     shutil.rmtree(directory, ignore_errors=True)
 
 

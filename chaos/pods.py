@@ -23,6 +23,7 @@ HTTP, RAFT = 8080, 7000
 SECRET = "not-a-secret-outside-of-a-run"  # noqa: S105
 RESTART_SECONDS, RESTART_SECONDS_MAX = 1.0, 10.0
 STABLE_SECONDS = 10.0
+STOP_SECONDS = 10.0
 ROOT = Path(__file__).parents[1]
 FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), Path("/usr/lib/faketime/libfaketime.so.1"))
 
@@ -34,7 +35,10 @@ class Pod:
         self.name = name
         self.place = place
         self.url = f"http://{place.addresses[name]}:{HTTP}"
-        self.data = place.directory / name / "data"
+        self.disk = place.directory / name
+        self.data = self.disk / "data"
+        self.durable = place.directory / f"{name}.durable"
+        self.platter_log = place.directory / f"{name}.platter"
         self.control = place.directory / f"{name}.control"
         self.clock = place.directory / f"{name}.clock"
         self.log = place.directory / f"{name}.log"
@@ -45,6 +49,8 @@ class Pod:
         self._environment = environment
         self.process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
+        self._is_booted = False
+        self.disk.mkdir(exist_ok=True)
         self.set_disk()
         self.set_clock(0)
 
@@ -75,6 +81,7 @@ class Pod:
         preload = ":".join(str(path) for path in self._preload)
         shim = [
             "env", f"LD_PRELOAD={preload}", f"DISK_SHIM_CONTROL={self.control}", f"DISK_SHIM_ROOT={self.data}",
+            f"PLATTER_ROOT={self.disk}", f"PLATTER_LOG={self.platter_log}",
             f"FAKETIME_TIMESTAMP_FILE={self.clock}", "FAKETIME_DONT_FAKE_MONOTONIC=1", "FAKETIME_CACHE_DURATION=1",
         ]  # fmt: skip
         address = self.place.addresses[self.name]
@@ -99,9 +106,25 @@ class Pod:
             self.process.kill()
             self.process.wait(20)
 
+    def stop(self) -> None:
+        """End it in order, as a machine that is shut down does, or after a while in any way."""
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
     def wipe(self) -> None:
         """Lose the disk."""
         shutil.rmtree(self.data, ignore_errors=True)
+        shutil.rmtree(self.durable, ignore_errors=True)
+        self.platter_log.unlink(missing_ok=True)
+
+    def boot(self) -> None:
+        """No longer held down, and started at once, as on a machine that was switched on."""
+        self.is_held = False
+        self._is_booted = True
 
     async def supervise(self) -> None:
         """Start it, and again whenever it ended."""
@@ -110,15 +133,17 @@ class Pod:
         while True:
             await asyncio.sleep(0.1)
             if self.is_running:
+                self._is_booted = False
                 continue
             self.ended_count += 1
             is_stable = time.monotonic() - self._started > STABLE_SECONDS
             pause = RESTART_SECONDS if is_stable else min(pause * 2, RESTART_SECONDS_MAX)
-            await asyncio.sleep(pause)
-            while self.is_held:
-                await asyncio.sleep(0.1)
-            if not self.is_running:
-                self.start()
+            end = time.monotonic() + pause
+            while self.is_held or (time.monotonic() < end and not self._is_booted):
+                await asyncio.sleep(0.05)
+            if self._is_booted:
+                pause = RESTART_SECONDS
+            self.start()
 
 
 def _path() -> str:
@@ -127,9 +152,9 @@ def _path() -> str:
     return f"{changed}:{ROOT}" if changed else str(ROOT)
 
 
-def build_shim(directory: Path) -> Path:
-    """The disk shim, compiled for this machine."""
-    built = directory / "disk.so"
-    source = Path(__file__).parent / "shims" / "disk.c"
+def build_shim(directory: Path, name: str) -> Path:
+    """A shim of `chaos/shims`, compiled for this machine."""
+    built = directory / f"{name}.so"
+    source = Path(__file__).parent / "shims" / f"{name}.c"
     subprocess.run(["gcc", "-O1", "-Wall", "-shared", "-fPIC", "-o", built, source, "-ldl"], check=True)  # noqa: S607
     return built

@@ -13,6 +13,7 @@ import random
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,6 +34,8 @@ NODES = ("n1", "n2", "n3")
 WHOLE_SECONDS = 60.0
 WATCH_SECONDS = 0.1
 ACKNOWLEDGED_MIN_PER_SECOND = 10
+LOAD_OF_TURN = 100
+"""Acknowledgements after each turn of an experiment that is performed a number of times; a repeat has its own."""
 SLOWED_MIN_PER_SECOND = 2
 """What lies about the time makes a node some ten times slower: 9 to 18 a second were seen on two busy cores."""
 
@@ -55,8 +58,8 @@ class Run:
         self.seed = seed
         self.console = console
 
-    async def perform(self, experiments: Sequence[Experiment], seconds: float) -> Verdict:
-        """All of them, each for so long."""
+    async def perform(self, experiments: Sequence[Experiment], seconds: float, times: int | None) -> Verdict:
+        """All of them, each for so long, or so many times."""
         with HistoryWriter(self.target / "history.jsonl") as writer:
             pods = self._pods(experiments)
             clients = Clients({name: pod.url for name, pod in pods.items()}, writer, self.seed)
@@ -70,12 +73,13 @@ class Run:
                 await until("a leader is known", performer.knows_leader)
                 clients.start(publishers=6, keyed=4, consumers=2, readers=2)
                 for experiment in experiments:
-                    await self._experiment(experiment, seconds, clients, performer)
+                    await self._experiment(experiment, seconds, times, clients, performer)
                 await clients.finish()
                 await until("the cluster is whole again", clients.are_ready)
                 await clients.drain()
                 await until("the nodes have applied the same", clients.have_converged)
                 await clients.store()
+                clients.note("info", "dropped", index=performer.disks.dropped_bytes)
             finally:
                 for task in (*supervisors, *([watcher] if watcher else [])):
                     task.cancel()
@@ -86,29 +90,29 @@ class Run:
                     pod.kill()
                     if pod.log.exists():
                         shutil.copy(pod.log, self.target)
-        changes = sum(experiment.changes_leader for experiment in experiments)
-        is_slowed = any("TimeChaos" in experiment.kinds for experiment in experiments)
-        rate_min = SLOWED_MIN_PER_SECOND if is_slowed else ACKNOWLEDGED_MIN_PER_SECOND
-        wants = Wants(
-            acknowledged_min=int(seconds * len(experiments) * rate_min),
-            leader_changes_min=changes,
-            faults_min=len(experiments),
-        )
         history = fold(read_history(self.target / "history.jsonl"))
-        verdict = judge_history(history, wants)
-        files = " ".join(f"chaos/mesh/{experiment.name}.yaml" for experiment in experiments)
-        again = f"python -m chaos run {files} --seconds {seconds:g} --seed {self.seed}"
+        verdict = judge_history(history, _wants(experiments, seconds, times))
+        files = " ".join(str(experiment.path) for experiment in experiments)
+        length = f"--seconds {seconds:g}" if times is None else f"--times {times}"
+        again = f"python -m chaos run {files} {length} --seed {self.seed}"
         write_report(self.target, history, verdict, repeat=again)
         return verdict
 
     def _pods(self, experiments: Sequence[Experiment]) -> dict[str, Pod]:
         kinds = set().union(*(experiment.kinds for experiment in experiments))
-        preload = [build_shim(self.place.directory)] if "IOChaos" in kinds else []
+        actions = set().union(*(experiment.disk_actions for experiment in experiments))
+        preload = [build_shim(self.place.directory, "disk")] if "IOChaos" in kinds else []
+        if "power-loss" in actions:
+            preload.append(build_shim(self.place.directory, "platter"))
         if "TimeChaos" in kinds:
             preload.append(FAKETIME)
         peers = ",".join(f"{name}={self.place.addresses[name]}:{RAFT}" for name in NODES)
         settings = {"FALCONQ_REQUEST_TIMEOUT_MS": "4000"}
-        return {name: Pod(name, self.place, peers, preload, settings) for name in NODES}
+        pods = {name: Pod(name, self.place, peers, preload, settings) for name in NODES}
+        if "full" in actions:
+            for pod in pods.values():
+                self.place.mount_small_disk(pod.disk)
+        return pods
 
     async def _watch(self, clients: Clients, performer: Performer) -> None:
         """Who leads, by the highest term that a node knows."""
@@ -122,44 +126,69 @@ class Run:
                     clients.note("info", "leader", node=leader)
             await asyncio.sleep(WATCH_SECONDS)
 
-    async def _experiment(self, experiment: Experiment, seconds: float, clients: Clients, performer: Performer) -> None:
+    async def _experiment(
+        self, experiment: Experiment, seconds: float, times: int | None, clients: Clients, performer: Performer
+    ) -> None:
         begin = time.monotonic()
         acknowledged = len(clients.acknowledged)
-        timed = list(paced(experiment, seconds))
+        for turn in range(times or 1):
+            await self._turn(experiment, turn, None if times else seconds, clients, performer)
+            enough = partial(clients.have_more_than, len(clients.acknowledged) + LOAD_OF_TURN)
+            await until("publishes are acknowledged again", enough)
+        done = len(clients.acknowledged) - acknowledged
+        moments = [begin, *clients.acknowledged[acknowledged:], time.monotonic()]
+        gap = max(after - before for before, after in pairwise(moments))
+        self.console.print(
+            f"{experiment.name}: {time.monotonic() - begin:.1f} s, {done} acknowledged, "
+            f"at most {gap:.2f} s without an acknowledgement"
+        )
+
+    async def _turn(
+        self, experiment: Experiment, turn: int, seconds: float | None, clients: Clients, performer: Performer
+    ) -> None:
+        begin = time.monotonic()
         tasks: list[asyncio.Task[None]] = []
-        for number, (at, step) in enumerate(timed):
+        for number, (at, step) in enumerate(paced(experiment, seconds)):
             await asyncio.sleep(max(0.0, begin + at - time.monotonic()))
             if isinstance(step, Fault):
-                name = f"{experiment.name} {number}"
+                name = f"{experiment.name} {turn}.{number}"
                 tasks.append(asyncio.create_task(self._fault(name, step, clients, performer)))
             else:
                 await asyncio.gather(*tasks)
                 await until("the cluster is ready", clients.are_ready)
         await asyncio.gather(*tasks)
-        await asyncio.sleep(max(0.0, begin + seconds - time.monotonic()))
+        await asyncio.sleep(max(0.0, begin + (seconds or 0.0) - time.monotonic()))
         await until(f"the cluster is whole after {experiment.name}", clients.are_ready)
-        done = len(clients.acknowledged) - acknowledged
-        moments = [begin, *clients.acknowledged[acknowledged:], time.monotonic()]
-        gap = max(after - before for before, after in pairwise(moments))
-        self.console.print(
-            f"{experiment.name}: {len(timed)} steps in {time.monotonic() - begin:.1f} s, {done} acknowledged, "
-            f"at most {gap:.2f} s without an acknowledgement"
-        )
 
     async def _fault(self, name: str, fault: Fault, clients: Clients, performer: Performer) -> None:
         clients.note("info", "fault begins", detail=name, mode=fault.mode)
         end: End | None = None
         try:
-            names, end = performer.begin(fault)
+            names, end = await asyncio.to_thread(performer.begin, fault)
             self.console.print(f"  {fault.mode} on {', '.join(names)} for {fault.seconds:.1f} s")
             await asyncio.sleep(fault.seconds or 1.0)
         finally:
             if end is not None:
-                end()
+                await asyncio.to_thread(end)
             clients.note("info", "fault ends", detail=name)
 
 
-def run(files: Sequence[Path], *, seconds: float, seed: int | None, target: Path, console: Console) -> Verdict:
+def _wants(experiments: Sequence[Experiment], seconds: float, times: int | None) -> Wants:
+    is_slowed = any("TimeChaos" in experiment.kinds for experiment in experiments)
+    rate_min = SLOWED_MIN_PER_SECOND if is_slowed else ACKNOWLEDGED_MIN_PER_SECOND
+    each = int(seconds * rate_min) if times is None else times * LOAD_OF_TURN // 2
+    turns = times or 1
+    return Wants(
+        acknowledged_min=each * len(experiments),
+        leader_changes_min=sum(experiment.changes_leader for experiment in experiments),
+        faults_min=turns * len(experiments),
+        dropped_min=int(any("power-loss" in experiment.disk_actions for experiment in experiments)),
+    )
+
+
+def run(
+    files: Sequence[Path], *, seconds: float, times: int | None, seed: int | None, target: Path, console: Console
+) -> Verdict:
     """Perform the files, keep the history in the target, and judge it. Needs root."""
     experiments = [load(path) for path in files]
     target.mkdir(parents=True, exist_ok=True)
@@ -167,7 +196,7 @@ def run(files: Sequence[Path], *, seconds: float, seed: int | None, target: Path
     place = Place(list(NODES))
     try:
         place.enter()
-        verdict = asyncio.run(Run(place, target, drawn, console).perform(experiments, seconds))
+        verdict = asyncio.run(Run(place, target, drawn, console).perform(experiments, seconds, times))
     finally:
         place.close()
     lines = [*verdict.describe(), f"seed {drawn}"]

@@ -229,6 +229,10 @@ class Clients:
         asked = [self.ask("GET", node, "/readyz", timeout=aiohttp.ClientTimeout(1)) for node in self.urls]
         return all(kind == "ok" for kind, _, _ in await asyncio.gather(*asked))
 
+    async def have_more_than(self, count: int) -> bool:
+        """More than so many publishes were acknowledged."""
+        return len(self.acknowledged) > count
+
     async def have_converged(self) -> bool:
         """All nodes show one applied index."""
         views = await asyncio.gather(*(self.view(node) for node in self.urls))

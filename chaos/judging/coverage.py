@@ -22,6 +22,8 @@ class Wants:
     acknowledged_min: int = 100
     leader_changes_min: int = 0
     faults_min: int = 1
+    dropped_min: int = 0
+    """Bytes that were written and not synced when power was lost, all together."""
     overlap_min: int = 10
     """Operations that began within the faults of each class, all together."""
 
@@ -36,6 +38,8 @@ def reasons_for_void(history: History, wants: Wants) -> Iterator[str]:
         yield f"the leader changed {changes} times, of at least {wants.leader_changes_min}"
     if len(history.faults) < wants.faults_min:
         yield f"there were {len(history.faults)} faults, of at least {wants.faults_min}"
+    if history.dropped_bytes < wants.dropped_min:
+        yield "no loss of power met a byte that was written and not synced"
     if not history.stored:
         yield "nobody looked at what is stored after the run"
     starts = sorted(publish.start for publish in history.publishes.values())

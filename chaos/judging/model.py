@@ -140,6 +140,8 @@ class History:
     faults: list[Fault] = field(default_factory=list)
     leaders: list[tuple[int, str]] = field(default_factory=list)
     """Each change: when it was seen, and who leads."""
+    dropped_bytes: int = 0
+    """What losses of power took, of the bytes that were written and not synced."""
     operation_count: int = 0
     start: int = 0
     end: int = 0
@@ -273,6 +275,8 @@ class _Folding:
             history.leaders.append((event.t, event.node))
         elif event.f == "store":
             history.digests[event.node] = event.detail
+        elif event.f == "dropped":
+            history.dropped_bytes += event.index
         elif event.f == "drained":
             history.drained.add((event.topic, event.consumer))
         elif event.f == "topic":

@@ -16,6 +16,7 @@ from chaos.experiment import Fault, duration, load, paced
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted((ROOT / "chaos" / "mesh").glob("*.yaml"))
+OWN_FILES = sorted((ROOT / "chaos" / "disk").glob("*.yaml"))
 SCHEMAS = ROOT.parent / "shared" / "schemas"
 by_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
@@ -58,7 +59,7 @@ def test_the_webhooks_rules_hold(path: Path) -> None:
             assert stressor["workers"] > 0
 
 
-@by_file
+@pytest.mark.parametrize("path", FILES + OWN_FILES, ids=lambda path: path.stem)
 def test_each_experiment_can_be_performed_in_the_time_that_is_given(path: Path) -> None:
     experiment = load(path)
     for seconds in (6.0, 120.0):
@@ -72,6 +73,9 @@ def test_what_nothing_performs_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "dns.yaml"
     path.write_text("kind: DNSChaos\nspec: {}\n")
     with pytest.raises(ValueError, match="nothing here performs a DNSChaos"):
+        load(path)
+    path.write_text("kind: DiskChaos\nspec: {action: melt, mode: all}\n")
+    with pytest.raises(ValueError, match="nothing here performs the action 'melt'"):
         load(path)
 
 
