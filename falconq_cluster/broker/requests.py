@@ -15,6 +15,7 @@ from falconq_cluster.machine.settings import TopicConfig, TopicSettings
 
 ORDER_OFFSET = "offset"
 ORDER_DELIVERY = "delivery"
+AS_RETRIED = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +100,7 @@ class PullRequest:
     wait_ms: int = 0
     """As in `ConsumeRequest`."""
     lease_ms: int | None = None
-    """How long the leases last; None is what the consumer has."""
+    """How long the leases last; None is what the topic says."""
     level_min: str | int | None = None
     """Only messages of this level, by name or position, or a more urgent one."""
     auto_commit: bool = False
@@ -122,7 +123,9 @@ class LeaseWish:
     kind: WishKind
     lease_id: str
     ms: int = 0
-    """NACK: how long the message shall wait; EXTEND: how long the lease shall last, both from now."""
+    """NACK: how long the message shall wait, AS_RETRIED for what the topic says; EXTEND: how long the lease shall last.
+
+    Both from now on."""
     priority: str | int | None = None
     """NACK: the level as which it is given again; None leaves it as it is."""
 

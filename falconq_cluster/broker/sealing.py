@@ -58,8 +58,8 @@ class KeyCount:
             self.count += 2 + partitions
             return
         if isinstance(operation, Settle):
-            # A lease each.
-            self.count += len(operation.items)
+            # A lease each, and the consumer.
+            self.count += len(operation.items) + 1
             return
         if isinstance(operation, Append):
             # The batch; and once each, the partition and perhaps the topic.

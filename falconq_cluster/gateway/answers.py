@@ -75,7 +75,7 @@ def _published(published: Published) -> PublishAnswer:
 
 
 def encode_batch(batch: Batch) -> bytes:
-    messages = [_message(message) for message in batch.messages]
+    messages = [message_answer(message) for message in batch.messages]
     return _encoder.encode(
         BatchAnswer(
             batch.consumer,
@@ -91,7 +91,8 @@ def encode_batch(batch: Batch) -> bytes:
     )
 
 
-def _message(message: Message) -> MessageAnswer:
+def message_answer(message: Message) -> MessageAnswer:
+    """A message as it is shown."""
     return MessageAnswer(
         message.id,
         msgspec.Raw(message.message),

@@ -168,6 +168,7 @@ NAME_SCHEMA: dict[str, object] = {"type": "string", "pattern": f"^{NAME_PATTERN.
 
 VARIABLES: Mapping[str, Parameter] = {
     "topic": Name(name="topic", text="The topic's name.", is_required=True, example="orders"),
+    "consumer": Name(name="consumer", text="The consumer's name.", is_required=True, example="billing"),
 }
 """What stands in the path, by its name in the pattern."""
 

@@ -13,10 +13,14 @@ from typing import Protocol
 from falconq_cluster.broker.requests import (
     Batch,
     ConsumeRequest,
+    Deliveries,
     PartitionStatus,
     PeekRequest,
     Published,
     PublishRequest,
+    PullRequest,
+    Settled,
+    SettleRequest,
     TopicInfo,
     TopicRequest,
 )
@@ -30,6 +34,12 @@ class Service(Protocol):
 
     async def consume(self, request: ConsumeRequest) -> Batch:
         """The next messages; the cursors have moved when it returns."""
+
+    async def pull(self, request: PullRequest) -> Deliveries:
+        """The next messages, leased when it returns. Raises: topic_not_found, unknown_priority, leases_full."""
+
+    async def settle(self, request: SettleRequest) -> Settled:
+        """The leases are settled or extended, each by itself. Raises: topic_not_found."""
 
     async def peek(self, request: PeekRequest) -> Batch:
         """What this node has stored."""

@@ -22,6 +22,7 @@ from falconq_cluster.config import Address
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway.answers import PROBLEM_JSON, RETRY_AFTER_SECONDS, encode_problem
 from falconq_cluster.gateway.batches import BatchRoutes
+from falconq_cluster.gateway.leases import LeaseRoutes
 from falconq_cluster.gateway.messages import MessageRoutes
 from falconq_cluster.gateway.operations import OperationRoutes
 from falconq_cluster.gateway.reference import ReferenceRoutes
@@ -87,7 +88,8 @@ class Gateway:
         messages = MessageRoutes(service, json_depth_max=limits.json_depth_max)
         batches = BatchRoutes(service, json_depth_max=limits.json_depth_max, batch_bytes_max=limits.batch_bytes_max)
         reference = ReferenceRoutes(lambda: self.router.routes)
-        groups = (seed, topics, messages, batches, operations, reference)
+        leases = LeaseRoutes(service, long_poll_ms_max=limits.long_poll_ms_max, json_depth_max=limits.json_depth_max)
+        groups = (seed, topics, messages, batches, leases, operations, reference)
         self.router = Router([route for group in groups for route in group.routes()])
         metrics.before_scrape(self._update_gauges)
 

@@ -128,10 +128,6 @@ class Machine:
         return self._state.cluster.record_index
 
     @property
-    def limits(self) -> MachineLimits:
-        return self._limits
-
-    @property
     def state(self) -> State:
         """For reading only; holds until the next `apply`."""
         return self._state

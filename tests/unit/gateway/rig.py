@@ -21,11 +21,17 @@ from prometheus_client import CollectorRegistry
 from falconq_cluster.broker.requests import (
     Batch,
     ConsumeRequest,
+    Deliveries,
+    Delivery,
+    FailedWish,
     Message,
     PartitionStatus,
     PeekRequest,
     Published,
     PublishRequest,
+    PullRequest,
+    Settled,
+    SettleRequest,
     TopicInfo,
     TopicRequest,
 )
@@ -44,7 +50,7 @@ MESSAGE = Message("9.0", b'{"a": [1,  2.50, "\xc3\xa4"]}', "high", 1, 4, 0, TIME
 TOPIC = TopicInfo(
     topic="orders", config=TopicConfig(4, ("low", "high")), created_ms=TIME_MS, version=(12 << 20) + 1, index=12
 )
-Request = PublishRequest | ConsumeRequest | PeekRequest | TopicRequest
+Request = PublishRequest | ConsumeRequest | PullRequest | SettleRequest | PeekRequest | TopicRequest
 
 
 class RecordingService:
@@ -102,6 +108,19 @@ class RecordingService:
             pending={"low": 2, "high": 0},
             index=11,
         )
+
+    async def pull(self, request: PullRequest) -> Deliveries:
+        await self._take(request)
+        deliveries = [
+            Delivery(message, None if request.auto_commit else "0.4." + "ab" * 16, TIME_MS + 30_000)
+            for message in self.messages
+        ]
+        return Deliveries(topic=request.topic, consumer=request.consumer, deliveries=deliveries, index=14)
+
+    async def settle(self, request: SettleRequest) -> Settled:
+        await self._take(request)
+        failed = [FailedWish(wish.lease_id, "lease_lost", "it is over") for wish in request.wishes[1:]]
+        return Settled(ok_count=len(request.wishes) - len(failed), failed=failed, index=15)
 
     async def peek(self, request: PeekRequest) -> Batch:
         await self._take(request)
