@@ -63,6 +63,11 @@ class FalconQError(Exception):
         self.message = message
         self.details = details or {}
 
+    def at_place(self, place: int) -> FalconQError:
+        """The refusal of a whole batch for its message at this place."""
+        message = f"message {place}: {self.message}; nothing was stored"
+        return FalconQError(self.code.code, message, details=self.details | {"place": place})
+
 
 class ConfigurationError(FalconQError):
     """The node can't start as it was asked to; the message says what to change (exit code 78)."""

@@ -20,6 +20,7 @@ from falconq_cluster.broker.sealing import KeyCount, SealedOperation, seal
 from falconq_cluster.broker.waiters import Outcome, Waiter
 from falconq_cluster.clock import Clock
 from falconq_cluster.errors import FalconQError
+from falconq_cluster.machine.appends import AppendedMany, AppendMany
 from falconq_cluster.machine.commands import (
     Append,
     Appended,
@@ -44,6 +45,10 @@ _ONCE_BYTES = 128
 """What is remembered of an append that is to happen once, beside its name."""
 _LEASE_BYTES = 128
 """A lease in an operation, and its row with its key."""
+
+_PART_BYTES = 64
+"""Of a part beside its records, and of what is remembered of it."""
+_EXPECTED_BYTES = 16
 
 
 @dataclass(slots=True)
@@ -231,6 +236,9 @@ class Outbox:
     def _answer(self, sealed: SealedOperation, result: Result, index: int) -> None:
         if isinstance(result, Appended):
             self._metrics.published_counts[result.level] += result.count
+        elif isinstance(result, AppendedMany):
+            for place in result.places:
+                self._metrics.published_counts[place.level] += place.count
         elif isinstance(result, Duplicate):
             self._metrics.duplicate_count += 1
         for position, waiter in enumerate(sealed.waiters):
@@ -310,6 +318,10 @@ def _size(operation: ClientOperation) -> int:
     if isinstance(operation, Append):
         named = len(operation.once.name) + _ONCE_BYTES if isinstance(operation, AppendOnce) else 0
         return len(operation.records) + len(operation.topic) + 48 + named
+    if isinstance(operation, AppendMany):
+        size = sum(len(part.records) + _PART_BYTES for part in operation.parts)
+        named = 0 if operation.once is None else len(operation.once.name) + _ONCE_BYTES
+        return size + len(operation.topic) + 64 + len(operation.expected) * _EXPECTED_BYTES + named
     if isinstance(operation, SetTopic | DeleteTopic):
         levels = operation.given.levels or () if isinstance(operation, SetTopic) else ()
         scheduler = operation.given.scheduler if isinstance(operation, SetTopic) else None

@@ -8,6 +8,7 @@ Must not know: HTTP, asyncio, the log.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -45,8 +46,21 @@ class PublishRequest:
     """With it the message is appended once, however often it is published with this key."""
     producer: Producer | None = None
     """The same with a sequence instead; never both."""
+    expected_last_offset: int | None = None
+    """Only if this is the last offset of `partition`, which is then given; -1 of an empty one."""
     traceparent: str | None = None
     """Given back among the headers, unless they have one; a repeat may come with another."""
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AtomicRequest:
+    """Messages for one topic of which all are appended or none."""
+
+    topic: str
+    messages: Sequence[PublishRequest]
+    """Without keys and producers of their own."""
+    idempotency_key: str | None = None
     deadline_ms: int
 
 

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.broker.waiters import Waiter
+from falconq_cluster.machine.appends import AppendMany
 from falconq_cluster.machine.commands import Append, AppendOnce, ClientOperation, LeasePull, Settle, TopicOperation
 from falconq_cluster.machine.deduping import KEYS_PER_APPEND_MAX
 from falconq_cluster.machine.state import MachineLimits
@@ -61,6 +62,10 @@ class KeyCount:
             # A lease each, and the consumer.
             self.count += len(operation.items) + 1
             return
+        if isinstance(operation, AppendMany):
+            # A batch and perhaps a partition each, and the topic.
+            self.count += 2 * len(operation.parts) + 1 + KEYS_PER_APPEND_MAX
+            return
         if isinstance(operation, Append):
             # The batch; and once each, the partition and perhaps the topic.
             group: tuple[str, str | int] = (operation.topic, operation.partition)
@@ -94,6 +99,9 @@ def seal(waiters: Sequence[Waiter], limits: BrokerLimits, *, log_time_ms: int, n
         not_after_ms = -(-(log_time_ms + remaining_ms) // EXPIRY_GRAIN_MS) * EXPIRY_GRAIN_MS
         operation = waiter.operation
         if not isinstance(operation, Append):
+            if isinstance(operation, AppendMany):
+                for part in operation.parts:
+                    open_merges.pop((operation.topic, part.partition, part.level), None)
             sealed.append(SealedOperation(replace(operation, not_after_ms=not_after_ms), [waiter]))
             continue
         place = (operation.topic, operation.partition, operation.level)

@@ -15,9 +15,11 @@ from typing import Protocol, TypeVar
 from falconq_cluster.broker.broker import Broker
 from falconq_cluster.broker.composing import Composer
 from falconq_cluster.broker.leases import Settlement
+from falconq_cluster.broker.publishing import published, published_all
 from falconq_cluster.broker.pulls import Pulls
 from falconq_cluster.broker.reading import known_topic, partition_statuses, peeked_batch, topic_info, topic_set
 from falconq_cluster.broker.requests import (
+    AtomicRequest,
     Batch,
     ConsumeRequest,
     Deliveries,
@@ -35,12 +37,9 @@ from falconq_cluster.broker.waiters import Outcome, accepted
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import (
     NO_DEADLINE,
-    Append,
-    Appended,
     ClientOperation,
     DeleteTopic,
     Done,
-    Duplicate,
     LeaseSettled,
     SetTopic,
     TopicSet,
@@ -63,7 +62,7 @@ class BrokerService:
         self._broker = broker
         self._loop = loop
         self._pulls = Pulls(broker)
-        self._composer = Composer()
+        self._composer = Composer(broker.limits)
 
     @property
     def polls_count(self) -> int:
@@ -76,15 +75,29 @@ class BrokerService:
 
     async def publish(self, request: PublishRequest) -> Published:
         """Append one message; it is on the disks of a majority when this returns."""
+        composer = self._composer
+        operation, config = await self._composed(request.topic, lambda config: composer.append_of(request, config))
+        return published(await self._outcome(operation, request.deadline_ms), config.levels)
+
+    async def publish_atomic(self, request: AtomicRequest) -> Sequence[Published]:
+        """Append all messages or none; the place of each, in their order."""
+        (operation, numbers), config = await self._composed(
+            request.topic, lambda config: self._composer.append_of_all(request, config)
+        )
+        return published_all(await self._outcome(operation, request.deadline_ms), config.levels, numbers)
+
+    async def _composed(self, topic: str, compose: Callable[[TopicConfig], T]) -> tuple[T, TopicConfig]:
+        """What is made with the topic's settings, and these. Raises: FalconQError."""
         try:
-            operation, levels = self._append_of(request)
+            config = self._config_to_publish(topic)
+            return compose(config), config
         except FalconQError:
-            if self._broker.views().topic(request.topic) is not None:
+            if self._broker.views().topic(topic) is not None:
                 raise
             # The topic may have been made through another node a moment ago.
             await self._fresh()
-            operation, levels = self._append_of(request)
-        return _published(await self._outcome(operation, request.deadline_ms), levels)
+            config = self._config_to_publish(topic)
+            return compose(config), config
 
     async def _outcome(self, operation: ClientOperation, deadline_ms: int) -> Outcome:
         """Propose the operation and wait for what becomes of it. Raises: FalconQError (it was not taken)."""
@@ -106,14 +119,14 @@ class BrokerService:
         self._broker.freshness.when_fresh(lambda: None if future.done() else future.set_result(None))
         await future
 
-    def _append_of(self, request: PublishRequest) -> tuple[Append, tuple[str, ...]]:
-        topic = self._broker.views().topic(request.topic)
-        may_create = self._broker.limits.auto_create
-        if topic is None and not may_create:
-            message = f"there is no topic {request.topic!r}, and this cluster does not create topics by publishing"
+    def _config_to_publish(self, name: str) -> TopicConfig:
+        topic = self._broker.views().topic(name)
+        if topic is not None:
+            return topic.config
+        if not self._broker.limits.auto_create:
+            message = f"there is no topic {name!r}, and this cluster does not create topics by publishing"
             raise FalconQError("topic_not_found", message)
-        config = TopicConfig() if topic is None else topic.config
-        return self._composer.append_of(request, config, may_create=may_create), config.levels
+        return TopicConfig()
 
     async def consume(self, request: ConsumeRequest) -> Batch:
         """Take the next messages; the cursors have moved when this returns."""
@@ -216,36 +229,3 @@ def _given(answer: T | FalconQError) -> T:
     if isinstance(answer, FalconQError):
         raise answer
     return answer
-
-
-def _published(outcome: Outcome, levels: Sequence[str]) -> Published:
-    result = outcome.result
-    if isinstance(result, Duplicate):
-        if result.first is None:
-            return Published(
-                topic=result.topic,
-                partition=None,
-                offset=None,
-                priority=None,
-                level=None,
-                id=None,
-                index=outcome.index,
-                timestamp_ms=None,
-                duplicate=True,
-            )
-        return _at_place(result.first, result.first_index, levels, is_duplicate=True)
-    return _at_place(accepted(outcome, Appended), outcome.index, levels, is_duplicate=False)
-
-
-def _at_place(appended: Appended, index: int, levels: Sequence[str], *, is_duplicate: bool) -> Published:
-    return Published(
-        topic=appended.topic,
-        partition=appended.partition,
-        offset=appended.base_offset,
-        priority=levels[appended.level],
-        level=appended.level,
-        id=f"{index}.{appended.first_id}",
-        index=index,
-        timestamp_ms=appended.timestamp_ms,
-        duplicate=is_duplicate,
-    )

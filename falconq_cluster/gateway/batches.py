@@ -3,26 +3,27 @@
 What lives here: the handler, how a body is split into messages, and the answer with one result for each.
 Rules: results are in the order of the messages. Each message is judged, appended and refused for itself; those of one
 partition and level are appended in their order. An `Idempotency-Key` gives each message the key `<key>.<place>`, so a
-repeat of the batch repeats each of its messages.
+repeat of the batch repeats each of its messages. With `atomic=true` one operation appends all of them or none.
 Must not know: aiohttp, the log.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
 
-from falconq_cluster.broker.requests import Published, PublishRequest
+from falconq_cluster.broker.requests import AtomicRequest, Published, PublishRequest
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway import answers
 from falconq_cluster.gateway.describing import (
     IDEMPOTENCY_KEY,
     JSON,
     MIN_INDEX,
-    PROBLEMS_OF_WRITES,
     Body,
+    Choice,
     Operation,
     Reply,
     reference,
@@ -47,16 +48,25 @@ from falconq_cluster.gateway.minimum import wait_min_index
 from falconq_cluster.gateway.query import Query
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
-from falconq_cluster.gateway.seed import PUBLISH_EXAMPLE, publish_request
+from falconq_cluster.gateway.seed import PROBLEMS_OF_PUBLISHES, PUBLISH_EXAMPLE, REPLAYED, publish_request
 from falconq_cluster.gateway.shapes import BatchResultsAnswer
 from falconq_cluster.gateway.tracing import TRACEPARENT, read_traceparent
 
 BATCH_MESSAGES_MAX = 10_000
+ATOMIC_MESSAGES_MAX = 1_000
+"""They become one operation in one turn of the loop, which takes 5 ms then."""
 PLACE_CHARS = 6
 """What `.9999` adds to a key, and one to spare."""
 TURN_MESSAGES = 50
 """So many are judged, or proposed, before the loop has its turn: 50 take 1 to 2 ms, and heartbeats must go on."""
 NDJSON = "application/x-ndjson"
+
+ATOMIC = Choice(
+    name="atomic",
+    text=f"`true`: all messages, at most {ATOMIC_MESSAGES_MAX}, are appended at one place of the log, or none is. An "
+    "`Idempotency-Key` is then that of the batch.",
+    choices=("false", "true"),
+)
 
 BATCH = Operation(
     id="createMessages",
@@ -64,6 +74,7 @@ BATCH = Operation(
     tag="Messages",
     text="Messages of one partition and level are appended in their order. An `Idempotency-Key` gives each message the "
     "key `<key>.<place>`, so a repeat of the batch repeats each of its messages.",
+    parameters=(ATOMIC,),
     headers=(IDEMPOTENCY_KEY, TRACEPARENT, MIN_INDEX),
     refused_headers=(*UNKNOWN_HEADERS, PRIORITY, KEY),
     body=Body(
@@ -79,8 +90,8 @@ BATCH = Operation(
         text="An array of messages, or one message a line.",
         examples={JSON: [PUBLISH_EXAMPLE, {"message": "second"}]},
     ),
-    replies=(Reply(text="What became of each.", body=BatchResultsAnswer),),
-    problems=PROBLEMS_OF_WRITES,
+    replies=(Reply(text="What became of each.", body=BatchResultsAnswer, headers=("Idempotency-Replayed",)),),
+    problems=PROBLEMS_OF_PUBLISHES,
 )
 
 _array_decoder = msgspec.json.Decoder(list[msgspec.Raw])
@@ -100,26 +111,46 @@ class BatchRoutes:
 
     async def publish(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")
-        Query(call.query, call.operation.parameters)
+        is_atomic = Query(call.query, call.operation.parameters).choice(ATOMIC) == "true"
         refuse_unknown_headers(call)
         refuse_raw_headers(call)
         key = read_idempotency_key(call.headers(IDEMPOTENCY_KEY.name))
         if key is not None and len(key) > IDEMPOTENCY_KEY_CHARS_MAX - PLACE_CHARS:
             most = IDEMPOTENCY_KEY_CHARS_MAX - PLACE_CHARS
             raise refuse("Idempotency-Key", f"the key of a batch has at most {most} characters")
-        parts = await self._parts(call)
+        parts = await self._parts(call, ATOMIC_MESSAGES_MAX if is_atomic else BATCH_MESSAGES_MAX)
         await wait_min_index(self._service, call)
         trace = read_traceparent(call.headers(TRACEPARENT.name))
         requests: list[PublishRequest | FalconQError] = []
         for place, part in enumerate(parts):
-            requests.append(self._request(part, call, topic, None if key is None else f"{key}.{place}", trace))
+            own_key = None if key is None or is_atomic else f"{key}.{place}"
+            requests.append(self._request(part, call, topic, own_key, trace))
             if place % TURN_MESSAGES == TURN_MESSAGES - 1:
                 await asyncio.sleep(0)
+        if is_atomic:
+            return await self._publish_atomic(call, topic, key, requests)
         results = await self._publish_all(requests)
         index = max((result.index for result in results if isinstance(result, Published)), default=None)
         return Answer(answers.encode_batch_results(results), index=index)
 
-    async def _parts(self, call: Call) -> list[bytes]:
+    async def _publish_atomic(
+        self, call: Call, topic: str, key: str | None, requests: Sequence[PublishRequest | FalconQError]
+    ) -> Answer:
+        messages: list[PublishRequest] = []
+        for place, request in enumerate(requests):
+            if isinstance(request, FalconQError):
+                raise request.at_place(place)
+            if request.producer is not None:
+                text = "messages of an atomic batch have no 'producer'; give the batch an 'Idempotency-Key'"
+                raise refuse("producer", text).at_place(place)
+            messages.append(request)
+        published = await self._service.publish_atomic(
+            AtomicRequest(topic=topic, messages=messages, idempotency_key=key, deadline_ms=call.deadline_ms)
+        )
+        headers = REPLAYED if published[0].duplicate else {}
+        return Answer(answers.encode_batch_results(published), index=published[0].index, headers=headers)
+
+    async def _parts(self, call: Call, count_max: int) -> list[bytes]:
         """The messages as they came. Raises: bad_request."""
         content_type = call.header("Content-Type")
         is_lines = content_type is not None and media_type(content_type) == NDJSON
@@ -134,8 +165,8 @@ class BatchRoutes:
                 text = str(error).removeprefix("JSON is malformed: ")[:200]
                 message = f'the body is not a JSON array of messages: {text}; send [{{"message": …}}, …] or NDJSON'
                 raise FalconQError("bad_request", message) from error
-        if not 1 <= len(parts) <= BATCH_MESSAGES_MAX:
-            raise refuse("body", f"the body has {len(parts)} messages; a batch has 1 to {BATCH_MESSAGES_MAX}")
+        if not 1 <= len(parts) <= count_max:
+            raise refuse("body", f"the body has {len(parts)} messages; such a batch has 1 to {count_max}")
         return parts
 
     def _request(

@@ -19,7 +19,7 @@ import msgspec
 
 from falconq_cluster.config import NAME_PATTERN
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.gateway.describing import IDEMPOTENCY_KEY, NAME_SCHEMA, PARTITION_MAX, says
+from falconq_cluster.gateway.describing import IDEMPOTENCY_KEY, NAME_SCHEMA, NUMBER_MAX, PARTITION_MAX, says
 
 PARTITION_KEY_CHARS_MAX = 256
 HEADER_COUNT_MAX = 64
@@ -79,6 +79,10 @@ class PublishBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             anyOf=[{"$ref": "#/components/schemas/ProducerBody"}, {"type": "null"}],
         ),
     ] = msgspec.field(default_factory=msgspec.Raw)
+    expected_last_offset: Annotated[
+        Annotated[int, msgspec.Meta(ge=-1, le=NUMBER_MAX)] | None,
+        says("Append only if this is the last offset of `partitionID`, which it needs; -1 of an empty partition."),
+    ] = msgspec.field(name="expectedLastOffset", default=None)
 
 
 _FIELD_TOKENS = tuple(f'"{name}"'.encode() for name in PublishBody.__struct_encode_fields__)

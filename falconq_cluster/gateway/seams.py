@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from falconq_cluster.broker.requests import (
+    AtomicRequest,
     Batch,
     ConsumeRequest,
     Deliveries,
@@ -31,6 +32,9 @@ class Service(Protocol):
 
     async def publish(self, request: PublishRequest) -> Published:
         """The message is on the disks of a majority when it returns. Cancelling forgets the answer, not the message."""
+
+    async def publish_atomic(self, request: AtomicRequest) -> Sequence[Published]:
+        """All messages are on the disks of a majority when it returns; on an error none is ever stored, or 504."""
 
     async def consume(self, request: ConsumeRequest) -> Batch:
         """The next messages; the cursors have moved when it returns."""

@@ -78,6 +78,7 @@ PROBLEMS_OF_PUBLISHES = (
     "unknown_partition",
     "topic_not_found",
     "sequence_gap",
+    "precondition_failed",
     "key_reused",
     "dedupe_full",
     *PROBLEMS_OF_WRITES,
@@ -243,6 +244,9 @@ def publish_request(data: bytes, topic: str, *, depth_max: int, deadline_ms: int
     body = read_publish(data, depth_max=depth_max)
     producer = read_producer(bytes(body.producer))
     headers = bytes(body.headers)
+    if body.expected_last_offset is not None and body.partition is None:
+        text = "'expectedLastOffset' is of one partition; give its 'partitionID' too"
+        raise refuse("expectedLastOffset", text)
     return PublishRequest(
         topic=topic,
         message=bytes(body.message),
@@ -251,6 +255,7 @@ def publish_request(data: bytes, topic: str, *, depth_max: int, deadline_ms: int
         partition=body.partition,
         headers=None if headers in (b"", b"null") else headers,
         producer=None if producer is None else Producer(id=producer[0], sequence=producer[1]),
+        expected_last_offset=body.expected_last_offset,
         deadline_ms=deadline_ms,
     )
 

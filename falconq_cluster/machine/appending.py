@@ -1,6 +1,6 @@
 """Append: records enter a level and get their offsets.
 
-What lives here: the Append operation, and the creation of a topic by its first message.
+What lives here: the Append and AppendMany operations, and the creation of a topic by its first message.
 Rules: offsets of a partition are dense over all its levels and are given in the order of operations; nothing is
 changed unless the whole operation is accepted. The records are stored as they came, unread. An append that repeats
 an earlier one is answered with what that one did.
@@ -10,6 +10,7 @@ Must not know: what is in a record.
 from __future__ import annotations
 
 from falconq_cluster.machine import keys
+from falconq_cluster.machine.appends import AppendedMany, AppendMany, Part, Place
 from falconq_cluster.machine.commands import Append, Appended, Duplicate, Refused
 from falconq_cluster.machine.deduping import first_result, remember
 from falconq_cluster.machine.events import LevelGrew
@@ -28,62 +29,134 @@ def append(turn: Turn, operation: Append) -> Appended | Duplicate | Refused:
     """Stores the records behind all that the partition holds, or changes nothing."""
     topic = turn.state.topics.get(operation.topic)
     if turn.is_expired(operation.not_after_ms):
-        return Refused("expired", f"the time to append ran out at {operation.not_after_ms}, it is {turn.log_time_ms}")
-    answer = _refusal(turn, operation, topic) or first_result(turn, operation, topic)
+        return _expired(turn, operation.not_after_ms)
+    config = _DEFAULTS if topic is None else topic.config
+    answer = (
+        _refusal(turn, operation, topic)
+        or _refusal_of_part(operation, operation.topic, config)
+        or first_result(turn, operation, topic)
+    )
     if answer is not None:
         return answer
     if topic is None:
         topic = create_topic(turn, operation.topic, _DEFAULTS)
-    partition = topic.partitions[operation.partition]
-    level = partition.levels[operation.level]
-    base, count, size = partition.next_offset, operation.count, len(operation.records)
     first_id = turn.message_count
-    value = pack_batch(
-        BatchHeader(count, turn.index, first_id, turn.log_time_ms, level.appended_count), operation.records
+    appended = _appended(turn, topic, _store(turn, topic, operation), first_id)
+    remember(turn, operation, topic, appended)
+    return appended
+
+
+def append_many(turn: Turn, operation: AppendMany) -> Appended | AppendedMany | Duplicate | Refused:
+    """Stores all parts, each behind what its partition holds, or changes nothing. Of one part: as an Append of it."""
+    topic = turn.state.topics.get(operation.topic)
+    if turn.is_expired(operation.not_after_ms):
+        return _expired(turn, operation.not_after_ms)
+    answer = (
+        _refusal(turn, operation, topic)
+        or _refusal_of_parts(turn, operation, topic)
+        or first_result(turn, operation, topic)
+        or _refusal_of_expectation(operation, topic)
     )
+    if answer is not None:
+        return answer
+    if topic is None:
+        topic = create_topic(turn, operation.topic, _DEFAULTS)
+    first_id = turn.message_count
+    places = [_store(turn, topic, part) for part in operation.parts]
+    appended: Appended | AppendedMany
+    if len(places) == 1:
+        appended = _appended(turn, topic, places[0], first_id)
+    else:
+        appended = AppendedMany(topic.name, places, first_id, turn.log_time_ms)
+    remember(turn, operation, topic, appended)
+    return appended
+
+
+def _store(turn: Turn, topic: TopicState, part: Append | Part) -> Place:
+    """One record batch behind all that the partition holds."""
+    partition = topic.partitions[part.partition]
+    level = partition.levels[part.level]
+    base, count, size = partition.next_offset, part.count, len(part.records)
+    header = BatchHeader(count, turn.index, turn.message_count, turn.log_time_ms, level.appended_count)
+    value = pack_batch(header, part.records)
     batch = Batch(base, count, size, turn.log_time_ms)
     turn.changes.append((keys.batch_key(level.prefix, batch), value))
     level.tail.append(batch)
     level.appended_count += count
     level.appended_bytes += size
     partition.next_offset = base + count
-    turn.message_count = first_id + count
+    turn.message_count += count
     turn.partition_changed(topic, partition)
-    turn.events.append(LevelGrew(topic.name, partition.number, operation.level))
-    appended = Appended(
+    turn.events.append(LevelGrew(topic.name, partition.number, part.level))
+    return Place(partition.number, part.level, base, count)
+
+
+def _appended(turn: Turn, topic: TopicState, place: Place, first_id: int) -> Appended:
+    return Appended(
         topic=topic.name,
-        partition=partition.number,
-        level=operation.level,
-        base_offset=base,
-        count=count,
+        partition=place.partition,
+        level=place.level,
+        base_offset=place.base_offset,
+        count=place.count,
         first_id=first_id,
         timestamp_ms=turn.log_time_ms,
     )
-    remember(turn, operation, topic, appended)
-    return appended
 
 
-def _refusal(turn: Turn, operation: Append, topic: TopicState | None) -> Refused | None:
-    if topic is None:
-        if not operation.may_create:
-            return Refused("topic_not_found", f"there is no topic {operation.topic!r}")
-        if not is_name(operation.topic):
-            return Refused("bad_request", f"{operation.topic[:200]!r} can't be the name of a topic")
-        refusal = no_room(turn)
+def _expired(turn: Turn, not_after_ms: int) -> Refused:
+    return Refused("expired", f"the time to append ran out at {not_after_ms}, it is {turn.log_time_ms}")
+
+
+def _refusal(turn: Turn, operation: Append | AppendMany, topic: TopicState | None) -> Refused | None:
+    if topic is not None:
+        return None
+    if not operation.may_create:
+        return Refused("topic_not_found", f"there is no topic {operation.topic!r}")
+    if not is_name(operation.topic):
+        return Refused("bad_request", f"{operation.topic[:200]!r} can't be the name of a topic")
+    return no_room(turn)
+
+
+def _refusal_of_parts(turn: Turn, operation: AppendMany, topic: TopicState | None) -> Refused | None:
+    count, most = len(operation.parts), turn.limits.append_parts_max
+    if not 1 <= count <= most:
+        return Refused("bad_request", f"an append has 1 to {most} parts, not {count}")
+    config = _DEFAULTS if topic is None else topic.config
+    for part in operation.parts:
+        refusal = _refusal_of_part(part, operation.topic, config)
         if refusal is not None:
             return refusal
-    config = _DEFAULTS if topic is None else topic.config
-    if not 0 <= operation.partition < config.partitions:
-        return Refused(
-            "unknown_partition",
-            f"topic {operation.topic!r} has {config.partitions} partitions, none has the number {operation.partition}",
-        )
-    if not 0 <= operation.level < len(config.levels):
+    return None
+
+
+def _refusal_of_part(part: Append | Part, topic: str, config: TopicConfig) -> Refused | None:
+    if not 0 <= part.partition < config.partitions:
+        return _unknown_partition(topic, config, part.partition)
+    if not 0 <= part.level < len(config.levels):
         return Refused(
             "unknown_priority",
-            f"topic {operation.topic!r} has the levels {', '.join(config.levels)}, none is number {operation.level}",
+            f"topic {topic!r} has the levels {', '.join(config.levels)}, none is number {part.level}",
         )
     # Whoever packed the records counted them; reading them here would cost every node, for every message.
-    if operation.count < 1 or len(operation.records) < operation.count * RECORD_BYTES_MIN:
-        return Refused("bad_request", f"{len(operation.records)} bytes can't hold {operation.count} records")
+    if part.count < 1 or len(part.records) < part.count * RECORD_BYTES_MIN:
+        return Refused("bad_request", f"{len(part.records)} bytes can't hold {part.count} records")
     return None
+
+
+def _refusal_of_expectation(operation: AppendMany, topic: TopicState | None) -> Refused | None:
+    config = _DEFAULTS if topic is None else topic.config
+    for number, expected in operation.expected:
+        if not 0 <= number < config.partitions:
+            return _unknown_partition(operation.topic, config, number)
+        last = -1 if topic is None else topic.partitions[number].next_offset - 1
+        if last != expected:
+            return Refused(
+                "precondition_failed",
+                f"the last offset of partition {number} of topic {operation.topic!r} is {last}, not {expected}",
+            )
+    return None
+
+
+def _unknown_partition(topic: str, config: TopicConfig, partition: int) -> Refused:
+    text = f"topic {topic!r} has {config.partitions} partitions, none has the number {partition}"
+    return Refused("unknown_partition", text)

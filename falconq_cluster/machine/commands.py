@@ -15,7 +15,8 @@ from enum import IntEnum
 
 import msgspec
 
-from falconq_cluster.machine.operation import Operation
+from falconq_cluster.machine.appends import AppendedMany, AppendMany
+from falconq_cluster.machine.operation import Once, Operation
 from falconq_cluster.machine.settings import TopicConfig, TopicSettings
 from falconq_cluster.machine.subscriptions import ConsumerOperation, ConsumerSet
 
@@ -50,17 +51,6 @@ class Append(Operation, frozen=True, tag=1):
     """`count` records, packed by `machine.records.pack_record`, one after the other."""
     may_create: bool
     """Create a missing topic with the defaults; otherwise refuse with `topic_not_found`."""
-
-
-class Once(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What makes an append happen at most once within the published window."""
-
-    name: str
-    """The idempotency key, or the producer's id. Both are of one topic and of different kinds."""
-    sequence: int = 0
-    """0 with an idempotency key; the producer's sequence counts from 1."""
-    digest: bytes = b""
-    """Of what a repeat must be equal in, by `machine.deduping.digest_of`; empty: of the level and the records."""
 
 
 class AppendOnce(Append, frozen=True, tag=7):
@@ -190,7 +180,9 @@ class Settle(Operation, frozen=True, tag=21):
 
 
 TopicOperation = SetTopic | DeleteTopic
-ClientOperation = Append | AppendOnce | Pull | LeasePull | Settle | SetTopic | DeleteTopic | ConsumerOperation
+ClientOperation = (
+    Append | AppendOnce | AppendMany | Pull | LeasePull | Settle | SetTopic | DeleteTopic | ConsumerOperation
+)
 """What clients ask for; has a time to expire."""
 AnyOperation = ClientOperation | OpenOrigin | Tick | Form | SetDisk | Trim
 
@@ -238,7 +230,7 @@ class Duplicate(msgspec.Struct, frozen=True, tag=True):
     """The append repeats one that was applied before; nothing was changed."""
 
     topic: str
-    first: Appended | None
+    first: Appended | AppendedMany | None
     """What the first one did; None when only a later sequence of the producer is remembered."""
     first_index: int
     """Log index at which it was appended; 0 when `first` is None."""
@@ -311,7 +303,7 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     """A command without an answer to a client took effect (or was a repeat)."""
 
 
-Result = Refused | Appended | Duplicate | Pulled | Leased | LeaseSettled | TopicSet | ConsumerSet | Done
+Result = Refused | Appended | AppendedMany | Duplicate | Pulled | Leased | LeaseSettled | TopicSet | ConsumerSet | Done
 
 _operations_encoder = msgspec.msgpack.Encoder()
 _operations_decoder: msgspec.msgpack.Decoder[list[AnyOperation]] = msgspec.msgpack.Decoder(list[AnyOperation])

@@ -13,9 +13,13 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+import msgspec
+
 from falconq_cluster.machine import keys
-from falconq_cluster.machine.commands import Append, Appended, AppendOnce, Duplicate, Once, Refused
+from falconq_cluster.machine.appends import AppendedMany, AppendMany, Place
+from falconq_cluster.machine.commands import Append, Appended, AppendOnce, Duplicate, Refused
 from falconq_cluster.machine.once import Name
+from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.rows import OnceRow
 from falconq_cluster.machine.state import TopicState
 from falconq_cluster.machine.turn import Turn
@@ -31,17 +35,17 @@ _DROPPED_PER_APPEND = 2
 """Of all topics, beside one of its own: more than an append adds."""
 
 
-def first_result(turn: Turn, operation: Append, topic: TopicState | None) -> Duplicate | Refused | None:
+def first_result(turn: Turn, operation: Append | AppendMany, topic: TopicState | None) -> Duplicate | Refused | None:
     """What the append is answered with instead of being done; None when it is new, and there is room to remember it."""
-    if not isinstance(operation, AppendOnce):
+    once = _once(operation)
+    if once is None:
         return None
-    once = operation.once
     if not 1 <= len(once.name) <= ONCE_NAME_LENGTH_MAX or once.sequence < 0:
         return Refused(
             "bad_request",
             f"a key or producer id has 1 to {ONCE_NAME_LENGTH_MAX} characters, and no sequence is below 0",
         )
-    if len(once.digest) not in (0, DIGEST_BYTES):
+    if len(once.digest) not in (0 if isinstance(operation, Append) else DIGEST_BYTES, DIGEST_BYTES):
         return Refused("bad_request", f"a digest has {DIGEST_BYTES} bytes, not {len(once.digest)}")
     number = -1 if topic is None else topic.number
     row = turn.state.once.get(number, _name(once))
@@ -54,32 +58,37 @@ def first_result(turn: Turn, operation: Append, topic: TopicState | None) -> Dup
     return None if row is not None else _room(turn, operation.topic, number)
 
 
-def remember(turn: Turn, operation: Append, topic: TopicState, appended: Appended) -> None:
+def remember(turn: Turn, operation: Append | AppendMany, topic: TopicState, appended: Appended | AppendedMany) -> None:
     """Keep what the append did, for its repeats."""
-    if not isinstance(operation, AppendOnce):
+    once = _once(operation)
+    if once is None:
         return
-    once = operation.once
+    places = appended.places if isinstance(appended, AppendedMany) else []
+    first = places[0] if isinstance(appended, AppendedMany) else appended
     row = OnceRow(
         number=turn.next_number(),
         made_ms=turn.log_time_ms,
         sequence=once.sequence,
         log_index=turn.index,
-        digest=once.digest or digest_of(operation.level, operation.records),
-        partition=appended.partition,
-        level=appended.level,
-        base_offset=appended.base_offset,
-        count=appended.count,
+        digest=_digest(operation, once),
+        partition=first.partition,
+        level=first.level,
+        base_offset=first.base_offset,
+        count=first.count,
         first_id=appended.first_id,
+        places=msgspec.msgpack.encode(places) if places else b"",
     )
     name = _name(once)
     turn.state.once.add(topic.number, name, row)
     turn.put(keys.once_key(topic.number, once.name, is_producer=name[1]), row)
 
 
-def digest_of(level: int, records: bytes) -> bytes:
-    """What tells an append from another one under its key."""
-    state = blake2b(level.to_bytes(8, "little", signed=True), digest_size=DIGEST_BYTES)
-    state.update(records)
+def digest_of(*messages: tuple[int, bytes]) -> bytes:
+    """What tells an append of these (level, records) from another one under its key."""
+    state = blake2b(digest_size=DIGEST_BYTES)
+    for level, records in messages:
+        state.update(level.to_bytes(8, "little", signed=True))
+        state.update(records)
     return state.digest()
 
 
@@ -92,6 +101,16 @@ def drop_over(turn: Turn, count: int) -> None:
         _drop(turn, oldest[0], oldest[1])
 
 
+def _once(operation: Append | AppendMany) -> Once | None:
+    return operation.once if isinstance(operation, AppendOnce | AppendMany) else None
+
+
+def _digest(operation: Append | AppendMany, once: Once) -> bytes:
+    if once.digest or isinstance(operation, AppendMany):
+        return once.digest
+    return digest_of((operation.level, operation.records))
+
+
 def _name(once: Once) -> Name:
     return once.name, once.sequence > 0
 
@@ -100,16 +119,20 @@ def _is_over(turn: Turn, row: OnceRow) -> bool:
     return turn.log_time_ms - row.made_ms >= turn.limits.dedupe_window_ms
 
 
-def _repeated(operation: Append, once: Once, row: OnceRow) -> Duplicate | Refused:
+def _repeated(operation: Append | AppendMany, once: Once, row: OnceRow) -> Duplicate | Refused:
     if once.sequence < row.sequence:
         return Duplicate(operation.topic, None, 0)
-    if row.digest != (once.digest or digest_of(operation.level, operation.records)):
+    if row.digest != _digest(operation, once):
         what = f"sequence {once.sequence} of producer" if once.sequence else "idempotency key"
         return Refused(
             "key_reused",
             f"{what} {once.name!r} was used for another message, at offset {row.base_offset} of partition "
             f"{row.partition}; give each message its own",
         )
+    if row.places:
+        places = msgspec.msgpack.decode(row.places, type=list[Place])
+        many = AppendedMany(operation.topic, places, row.first_id, row.made_ms)
+        return Duplicate(operation.topic, many, row.log_index)
     first = Appended(
         topic=operation.topic,
         partition=row.partition,

@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from falconq_cluster.machine import keys
-from falconq_cluster.machine.appending import append
+from falconq_cluster.machine.appending import append, append_many
+from falconq_cluster.machine.appends import AppendMany
 from falconq_cluster.machine.commands import (
     AnyOperation,
     Append,
@@ -186,6 +187,8 @@ def _apply_operation(turn: Turn, operation: AnyOperation) -> Result:
     match operation:
         case Append():
             return append(turn, operation)
+        case AppendMany():
+            return append_many(turn, operation)
         case Pull():
             return pull(turn, operation)
         case OpenOrigin():

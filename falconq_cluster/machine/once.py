@@ -12,6 +12,9 @@ from falconq_cluster.machine import keys
 from falconq_cluster.machine.rows import OnceRow, decode_row
 from falconq_cluster.storage.store import Reader
 
+_PLACES_BYTES = 256
+"""Of places, that count as one row more."""
+
 Name = tuple[str, bool]
 """(idempotency key or producer's id, whether it is a producer's)."""
 
@@ -24,13 +27,17 @@ class OnceTable:
         """topic number -> name -> row, oldest first; no topic without rows."""
         self._order: dict[int, tuple[int, Name]] = {}
         """number of the row -> (topic number, name), oldest first."""
+        self._counts: dict[int, int] = {}
+        """topic number -> what its rows count as."""
+        self._count = 0
 
     def __len__(self) -> int:
-        return len(self._order)
+        """What all rows count as: 1 each, and more for one that is large."""
+        return self._count
 
     def count(self, topic: int) -> int:
-        """Rows of one topic."""
-        return len(self._topics.get(topic, ()))
+        """What the rows of one topic count as."""
+        return self._counts.get(topic, 0)
 
     def get(self, topic: int, name: Name) -> OnceRow | None:
         return self._topics.get(topic, {}).get(name)
@@ -40,6 +47,7 @@ class OnceTable:
         self.drop(topic, name)
         self._topics.setdefault(topic, {})[name] = row
         self._order[row.number] = topic, name
+        self._weigh(topic, count_of(row))
 
     def drop(self, topic: int, name: Name) -> None:
         """Forget the row, if there is one."""
@@ -48,8 +56,13 @@ class OnceTable:
         if row is None:
             return
         del self._order[row.number]
+        self._weigh(topic, -count_of(row))
         if not rows:
-            del self._topics[topic]
+            del self._topics[topic], self._counts[topic]
+
+    def _weigh(self, topic: int, count: int) -> None:
+        self._counts[topic] = self._counts.get(topic, 0) + count
+        self._count += count
 
     def oldest(self) -> tuple[int, Name, OnceRow] | None:
         """(topic number, name, row) of the oldest row of all topics."""
@@ -62,6 +75,11 @@ class OnceTable:
         for name, row in self._topics.get(topic, {}).items():
             return topic, name, row
         return None
+
+
+def count_of(row: OnceRow) -> int:
+    """What a row counts as, so that a bound of their number is one of their bytes."""
+    return 1 + len(row.places) // _PLACES_BYTES
 
 
 def read_once_table(reader: Reader) -> OnceTable:

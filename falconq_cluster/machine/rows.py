@@ -170,6 +170,8 @@ class OnceRow(Row, frozen=True):
     base_offset: int
     count: int
     first_id: int
+    places: bytes = b""
+    """Of an AppendMany with several parts: msgpack of its places. The fields above are then those of the first one."""
 
 
 RowT = TypeVar("RowT", bound=Row)

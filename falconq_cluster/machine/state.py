@@ -64,6 +64,8 @@ class MachineLimits:
     """Messages that a consumer may have in hand: about 25 MB of memory."""
     held_max: int = 300_000
     """Of all consumers: about 150 MB of memory."""
+    append_parts_max: int = 400
+    """Record batches of one AppendMany: two keys each (P12)."""
     dedupe_window_ms: int = 300_000
     """How long a repeat of an append is known as one, in log time, from the first one on. Published."""
     dedupe_per_topic_max: int = 100_000

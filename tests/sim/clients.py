@@ -23,12 +23,12 @@ from falconq_cluster.machine.commands import (
     ClientOperation,
     Done,
     Duplicate,
-    Once,
     Pull,
     Pulled,
     Refused,
     TopicSet,
 )
+from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.views import DeliveredMessage
 from tests.sim.admins import Admin

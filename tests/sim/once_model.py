@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from falconq_cluster.machine.commands import AnyOperation, Appended, AppendOnce, Duplicate, Once, Refused, Result
+from falconq_cluster.machine.commands import AnyOperation, Appended, AppendOnce, Duplicate, Refused, Result
 from falconq_cluster.machine.machine import DEFAULT_LIMITS, Applied
+from falconq_cluster.machine.operation import Once
 from tests.sim.disk import TOKEN
 from tests.sim.world import Violation
 

@@ -116,9 +116,9 @@ class Reference:
                 self._check_appended(asked.token, asked.result, asked.index)
             elif isinstance(asked.result, Duplicate):
                 first = asked.result.first
-                if first is not None:
+                if isinstance(first, Appended):
                     self._check_appended(asked.token, first, asked.result.first_index)
-                elif asked.token not in self.messages:
+                elif first is None and asked.token not in self.messages:
                     raise Violation(f"{asked.token.decode()} is called a repeat by {asked.node}, and is not stored")
             elif isinstance(asked.result, Pulled):
                 known = self._pulls.get(asked.index, [])

@@ -20,7 +20,6 @@ from falconq_cluster.machine.commands import (
     ClientOperation,
     Command,
     Form,
-    Once,
     Pull,
     decode_command,
     decode_entry,
@@ -28,6 +27,7 @@ from falconq_cluster.machine.commands import (
     encode_entry,
 )
 from falconq_cluster.machine.machine import NO_OP, Applied, Machine
+from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.records import iter_records, pack_record
 from falconq_cluster.raft.confirming import Told
 from falconq_cluster.raft.frames import Frame, decode_frame, encode_frame

@@ -6,7 +6,8 @@ import pytest
 
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.machine.commands import Append, Appended, AppendOnce, Once, decode_command, decode_entry
+from falconq_cluster.machine.commands import Append, Appended, AppendOnce, decode_command, decode_entry
+from falconq_cluster.machine.operation import Once
 from tests.unit.broker.loopback import Loopback, Member, append, commands_of, pull, settled, stored
 
 

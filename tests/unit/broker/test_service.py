@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Coroutine
 from dataclasses import replace
-from typing import Any, TypeVar
 
 import pytest
 
@@ -16,55 +13,12 @@ from falconq_cluster.broker.requests import (
     ConsumeRequest,
     PeekRequest,
     Producer,
-    Published,
-    PublishRequest,
     TopicRequest,
 )
-from falconq_cluster.broker.service import BrokerService
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.settings import TopicConfig, TopicSettings
-from falconq_cluster.machine.state import new_topic
-from tests.unit.broker.loopback import START_MS, Loopback, append, stored
-
-T = TypeVar("T")
-
-
-class Rig:
-    """Services over a cluster that moves while they wait."""
-
-    def __init__(self, *names: str, limits: BrokerLimits | None = None) -> None:
-        self.cluster = Loopback(*names, leader="n1", limits=limits)
-        loop = asyncio.get_running_loop()
-        self.services = {name: BrokerService(node.broker, loop) for name, node in self.cluster.nodes.items()}
-        self.cluster.settle()
-
-    async def run(self, work: Coroutine[Any, Any, T], *, advance_ms: int = 0) -> T:
-        task = asyncio.ensure_future(work)
-        for _ in range(10):
-            await asyncio.sleep(0)
-            self.cluster.settle()
-        if advance_ms:
-            self.cluster.advance(advance_ms)
-        async with asyncio.timeout(5):
-            return await task
-
-    def request(self, message: str = '"a"', **kwargs: Any) -> PublishRequest:
-        fields: dict[str, Any] = {"topic": "t", "deadline_ms": self.cluster.clock.now_ms + 5_000} | kwargs
-        return PublishRequest(message=message.encode(), **fields)
-
-    async def publish(self, message: str = '"a"', node: str = "n1", **kwargs: Any) -> Published:
-        return await self.run(self.services[node].publish(self.request(message, **kwargs)))
-
-    async def refused(self, work: Coroutine[Any, Any, object], *, advance_ms: int = 0) -> str:
-        with pytest.raises(FalconQError) as caught:
-            await self.run(work, advance_ms=advance_ms)
-        return caught.value.code.code
-
-    def add_topic(self, name: str, config: TopicConfig) -> None:
-        """A topic of another shape, on all nodes."""
-        for node in self.cluster.nodes.values():
-            topic = new_topic(name, 1 + len(node.machine.state.topics), START_MS, config)
-            node.machine.state.topics[name] = topic
+from tests.unit.broker.loopback import append, stored
+from tests.unit.broker.service_rig import Rig
 
 
 async def test_a_publish_through_a_follower_says_where_the_message_is():
@@ -320,35 +274,3 @@ async def test_a_node_that_stops_sends_its_long_polls_away_empty():
     assert rig.services["n1"].polls_count == 1
     rig.services["n1"].end_waits()
     assert (await task).messages == []
-
-
-TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-OTHER_TRACE = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-00"
-
-
-@pytest.mark.parametrize(
-    ("headers", "given_back"),
-    [
-        (None, {"traceparent": TRACE}),
-        (b"{}", {"traceparent": TRACE}),
-        (b' {"a":"b"}', {"traceparent": TRACE, "a": "b"}),
-        (b'{"traceparent":"own"}', {"traceparent": "own"}),
-    ],
-)
-async def test_a_trace_is_given_back_among_the_headers(headers: bytes | None, given_back: dict[str, str]):
-    rig = Rig("n1")
-    await rig.publish(headers=headers, traceparent=TRACE)
-    (message,) = (await rig.services["n1"].peek(PeekRequest(topic="t"))).messages
-    assert json.loads(message.headers or b"") == given_back
-
-
-async def test_a_repeat_in_another_trace_is_the_same_message_and_keeps_the_first_ones():
-    rig = Rig("n1")
-    for kind in ({"idempotency_key": "k"}, {"producer": Producer(id="p", sequence=1)}):
-        first = await rig.publish(traceparent=TRACE, **kind)
-        for trace in (OTHER_TRACE, TRACE, None):
-            assert await rig.publish(traceparent=trace, **kind) == replace(first, duplicate=True)
-        other = rig.services["n1"].publish(rig.request('"b"', traceparent=TRACE, **kind))
-        assert await rig.refused(other) == "key_reused"
-    messages = (await rig.services["n1"].peek(PeekRequest(topic="t", batch=9))).messages
-    assert [json.loads(message.headers or b"") for message in messages] == [{"traceparent": TRACE}] * 2

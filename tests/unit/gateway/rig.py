@@ -19,6 +19,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from falconq_cluster.broker.requests import (
+    AtomicRequest,
     Batch,
     ConsumeRequest,
     Deliveries,
@@ -58,6 +59,7 @@ class RecordingService:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
+        self.batches: list[AtomicRequest] = []
         self.deleted: list[tuple[str, int]] = []
         self.waited_for: list[int] = []
         self.confirmed_count = 0
@@ -94,6 +96,10 @@ class RecordingService:
             timestamp_ms=TIME_MS if is_known else None,
             duplicate=self.is_duplicate,
         )
+
+    async def publish_atomic(self, request: AtomicRequest) -> Sequence[Published]:
+        self.batches.append(request)
+        return [await self.publish(message) for message in request.messages]
 
     async def consume(self, request: ConsumeRequest) -> Batch:
         await self._take(request)

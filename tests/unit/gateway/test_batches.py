@@ -96,3 +96,56 @@ async def test_a_batch_has_a_bound_of_its_own():
         assert (await post(rig, b"[" + b",".join([message] * 7) + b"]"))[0] == 200
         status, answer = await post(rig, b"[" + b",".join([message] * 9) + b"]")
         assert (status, answer["code"]) == (413, "body_too_large")
+
+
+ATOMIC = f"{PATH}?atomic=true"
+
+
+async def post_atomic(rig: Rig, body: bytes, headers: dict[str, str] = JSON) -> tuple[int, Any, dict[str, Any]]:
+    async with rig.session.post(rig.url + ATOMIC, data=body, headers=headers) as response:
+        return response.status, response.headers, await response.json()
+
+
+async def test_an_atomic_batch_is_one_request_with_one_key():
+    async with running_gateway() as rig:
+        body = b'[{"message": 1}, {"message": 2, "partitionID": 1, "expectedLastOffset": -1}]'
+        status, _, answer = await post_atomic(rig, body, JSON | {"Idempotency-Key": "k"})
+        assert (status, [result["offset"] for result in answer["results"]]) == (200, [4, 4])
+        (batch,) = rig.service.batches
+        assert (batch.idempotency_key, [message.idempotency_key for message in batch.messages]) == ("k", [None, None])
+        assert [message.expected_last_offset for message in batch.messages] == [None, -1]
+        rig.service.is_duplicate = True
+        _, headers, _ = await post_atomic(rig, body, JSON | {"Idempotency-Key": "k"})
+        assert headers["Idempotency-Replayed"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("second", "code", "says"),
+    [
+        (b'{"massage": 2}', "unknown_field", "massage"),
+        (b'{"message": 2, "producer": {"id": "p", "sequence": 1}}', "bad_request", "Idempotency-Key"),
+        (b'{"message": 2, "expectedLastOffset": 1}', "bad_request", "partitionID"),
+    ],
+)
+async def test_one_message_that_is_not_right_refuses_an_atomic_batch(second: bytes, code: str, says: str):
+    async with running_gateway() as rig:
+        status, _, answer = await post_atomic(rig, b'[{"message": 1}, ' + second + b"]")
+        assert (status, answer["code"], answer["details"]["place"]) == (400, code, 1)
+        assert answer["detail"].startswith("message 1: ")
+        assert says in answer["detail"]
+        assert rig.service.requests == []
+
+
+async def test_an_atomic_batch_has_at_most_a_thousand_messages():
+    async with running_gateway() as rig:
+        assert (await post_atomic(rig, b"1\n" * 1000, NDJSON))[2]["detail"].startswith("message 0: ")
+        status, _, answer = await post_atomic(rig, b"1\n" * 1001, NDJSON)
+        assert (status, "1 to 1000" in answer["detail"]) == (400, True)
+
+
+async def test_what_is_neither_true_nor_false_is_refused():
+    async with (
+        running_gateway() as rig,
+        rig.session.post(f"{rig.url}{PATH}?atomic=yes", data=b"[]", headers=JSON) as response,
+    ):
+        assert (response.status, "one of false, true" in (await response.json())["detail"]) == (400, True)

@@ -8,7 +8,6 @@ from falconq_cluster.machine.commands import (
     Appended,
     AppendOnce,
     Command,
-    Once,
     OpenOrigin,
     Pull,
     Pulled,
@@ -19,6 +18,7 @@ from falconq_cluster.machine.commands import (
     encode_entry,
 )
 from falconq_cluster.machine.machine import DEFAULT_LIMITS, Applied, Machine
+from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.settings import TopicConfig, TopicSettings
 from falconq_cluster.machine.state import MachineLimits

@@ -6,6 +6,7 @@ import pytest
 
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys, rows
+from falconq_cluster.machine.appends import AppendMany, Part
 from falconq_cluster.machine.commands import (
     ANY_VERSION,
     MISSING_VERSION,
@@ -15,7 +16,6 @@ from falconq_cluster.machine.commands import (
     DeleteTopic,
     Form,
     Header,
-    Once,
     OpenOrigin,
     Pull,
     Range,
@@ -28,6 +28,7 @@ from falconq_cluster.machine.commands import (
     encode_entry,
     read_header,
 )
+from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.records import BatchHeader, pack_batch, pack_record
 from falconq_cluster.machine.settings import TopicConfig, TopicSettings
 from falconq_cluster.machine.subscriptions import (
@@ -69,6 +70,22 @@ def test_command_has_its_golden_bytes():
 def test_golden_command_is_read_back():
     assert decode_command(bytes.fromhex(COMMAND)) == EVERYTHING
     assert read_header(bytes.fromhex(COMMAND)) == Header("n1", 5, 6)
+
+
+MANY = Command(
+    "n1",
+    5,
+    6,
+    [AppendMany(1000, "t", [Part(1, 2, 1, b"\x01"), Part(0, 0, 1, b"\x02")], True, ((1, -1),), Once("k", 0, b"\xaa"))],
+)
+MANY_COMMAND = (
+    "010200050000000000000006000000000000006e3191971ecd03e8a1749294010201c4010194000001c40102c3919201ff93a16b00c401aa"
+)
+
+
+def test_an_append_of_many_has_its_golden_bytes_and_is_read_back():
+    assert encode_command(MANY).hex() == MANY_COMMAND
+    assert decode_command(bytes.fromhex(MANY_COMMAND)) == MANY
 
 
 TOPIC_CHANGES = Command(
@@ -164,7 +181,7 @@ ROWS = [
     (rows.PartitionRow(1, 9, [rows.LevelCounts(5, 500), rows.LevelCounts(3, 300)]), "01930109929205cd01f49203cd012c"),
     (rows.ConsumerRow(772, 1000, -1), "0198cd0304cd03e8ff9090949200000000ce240c8400c200"),
     (rows.CursorRow([rows.CursorPosition(4, 6, 5), rows.CursorPosition(0, 0, 0)]), "0191929304060593000000"),
-    (rows.OnceRow(9, 1000, 3, 7, b"\xaa", 1, 2, 4, 1, 0), "019a09cd03e80307c401aa0102040100"),
+    (rows.OnceRow(9, 1000, 3, 7, b"\xaa", 1, 2, 4, 1, 0), "019b09cd03e80307c401aa0102040100c400"),
     (rows.AttemptRow("a", 1000, [Range(0, 1, 4, 6, 2)], [(0, 6)]), "0194a161cd03e89195000104060291920006"),
 ]
 

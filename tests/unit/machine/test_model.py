@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from falconq_cluster.machine.commands import AnyOperation, Appended, Duplicate, Once, Pulled, Refused, Result
+from falconq_cluster.machine.commands import AnyOperation, Appended, Duplicate, Pulled, Refused, Result
+from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import Node, append, pull

@@ -9,13 +9,13 @@ from falconq_cluster.machine.commands import (
     Appended,
     DeleteTopic,
     Duplicate,
-    Once,
     Refused,
     Result,
     Tick,
     Trim,
 )
 from falconq_cluster.machine.deduping import DROPPED_PER_COMMAND_MAX, KEYS_PER_APPEND_MAX
+from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import Node, append

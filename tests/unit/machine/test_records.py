@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falconq_cluster.machine.commands import CommandError, decode_command, decode_entry, encode_command, encode_entry
@@ -89,6 +89,7 @@ def test_no_bytes_break_the_command_reader(data: bytes):
             assert str(error)  # noqa: PT017
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_no_damage_of_a_command_breaks_its_reader(data: st.DataObject):
     damaged = bytearray(encode_command(EVERYTHING))
