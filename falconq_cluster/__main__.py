@@ -1,5 +1,5 @@
 """`python -m falconq_cluster` is the `falconq` command."""
 
-from falconq_cluster.cli import app
+from falconq_cluster.entry import main
 
-app()
+main()

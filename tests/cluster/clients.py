@@ -11,15 +11,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import aiohttp
 
 from tests.cluster.ledger import Ledger
-from tests.cluster.processes import Node
 from tests.cluster.waiting import until
 
 REQUEST_SECONDS = 15.0
@@ -31,6 +31,16 @@ HIGH_EVERY = 3
 UNKNOWN_STATUS = 504
 
 Kind = Literal["acknowledged", "refused", "unknown"]
+
+
+class Reachable(Protocol):
+    """A node as its clients know it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def url(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +95,11 @@ class Http:
                 body = {"text": raw.decode(errors="replace")}
             return Answer(response.status, body if isinstance(body, dict) else {"list": body}, dict(response.headers))
 
-    async def get(self, node: Node, path: str, *, timeout: float | None = None, **parameters: Any) -> Answer:
+    async def get(self, node: Reachable, path: str, *, timeout: float | None = None, **parameters: Any) -> Answer:
         given = {name: str(value) for name, value in parameters.items() if value is not None}
         return await self.call("GET", node.url + path, params=given, timeout=timeout)
 
-    async def ask(self, node: Node, path: str, *, timeout: float = 2.0) -> Answer | None:
+    async def ask(self, node: Reachable, path: str, *, timeout: float = 2.0) -> Answer | None:
         """A probe that may fail: None when nobody answers."""
         try:
             return await self.get(node, path, timeout=timeout)
@@ -98,7 +108,7 @@ class Http:
 
     async def publish(
         self,
-        node: Node,
+        node: Reachable,
         topic: str,
         payload: str,
         *,
@@ -143,7 +153,7 @@ class Publishers:
     """Concurrent publishers that never stop at a failure, each with one request at a time."""
 
     def __init__(
-        self, http: Http, nodes: list[Node], ledger: Ledger, *, topic: str, count: int, pace_seconds: float
+        self, http: Http, nodes: Sequence[Reachable], ledger: Ledger, *, topic: str, count: int, pace_seconds: float
     ) -> None:
         self._http = http
         self._nodes = nodes

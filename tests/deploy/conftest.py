@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.clients import Http
+from tests.cluster.ledger import Ledger
 from tests.deploy.pods import Pods
 from tests.deploy.tools import need_root, render, tool
 
@@ -16,6 +17,11 @@ from tests.deploy.tools import need_root, render, tool
 async def http() -> AsyncIterator[Http]:
     async with Http() as session:
         yield session
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ FLOORS: dict[str, int] = {
     "app": 7,
     "cli": 7,
     "dev": 7,
+    "entry": 7,
     "maintenance": 7,
     "node": 7,
     "observing": 7,
