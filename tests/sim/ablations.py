@@ -21,6 +21,7 @@ from falconq_cluster.machine import appending
 from falconq_cluster.machine.machine import Machine
 from falconq_cluster.raft import guards
 from falconq_cluster.raft import journal as journal_module
+from falconq_cluster.raft.confirming import Told
 from falconq_cluster.raft.core import Core
 from falconq_cluster.raft.election import Election
 from falconq_cluster.raft.frames import Append, AppendReply, SnapshotOffer, StaleTerm
@@ -28,6 +29,7 @@ from falconq_cluster.raft.installing import Installing
 from falconq_cluster.raft.journal import Journal
 from falconq_cluster.raft.journal_recovery import recover
 from falconq_cluster.raft.journal_writer import _Output
+from falconq_cluster.raft.leading import Leading
 from falconq_cluster.raft.library import RaftLibrary
 from falconq_cluster.raft.logtime import LogTime
 from falconq_cluster.raft.membership import Membership
@@ -238,6 +240,13 @@ def _leaves_log_time_behind() -> Patches:
     return [(LogTime, "not_before", lambda self, stamp_ms: None), (NodeView, "log_time_ms", reading)]
 
 
+def _reads_unconfirmed() -> Patches:
+    def opened(self: Leading, told: Told) -> None:
+        told(self._core.library.commit_index if self._core.library.leads else None)
+
+    return [(Leading, "ask_read_index", opened)]
+
+
 # Commands.
 
 
@@ -278,6 +287,12 @@ ABLATIONS: dict[str, Ablation] = {
     "S8": Ablation("after a start the whole log counts as committed", _commits_the_whole_log_at_start, 40),
     "S9": Ablation("a restart forgets the vote of the term", _forgets_its_vote, 400),
     "S17": Ablation("a command that comes again is appended and takes effect again (P9)", _applies_repeats, 10),
+    "S18": Ablation(
+        "a leader answers reads without asking a quorum (P17)",
+        _reads_unconfirmed,
+        0,
+        "a_deposed_leader_serves_no_reads",
+    ),
     "S20": Ablation("a wiped disk votes and acknowledges at once (P4)", _counts_any_disk, 60),
     "S22": Ablation("a late snapshot is installed all the same (P8)", _installs_late, 60),
     "P1": Ablation("the journal is cut and the store was not flushed", _cuts_before_the_flush, 5),
@@ -314,7 +329,6 @@ UNREACHED: dict[str, str] = {
     "S14": "the real machine never raises; tests/unit/raft/test_holes.py names its test",
     "S15": "as S14; a second apply of an index is refused by the machine and ends the run",
     "S16": "one opaque command; golden bytes in tests/unit/machine",
-    "S18": "no read needs a lease of leadership: they ask a quorum; tests/unit/raft/test_confirming.py",
     "L1": "costs frames, not safety; it is open together with S2",
     "L2": "costs elections, not safety; it is open together with S9",
     "L3": "costs frames; tests/unit/raft/test_holes.py names its test",

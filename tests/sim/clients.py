@@ -44,7 +44,7 @@ GIVES_UP, REPEATS_IN_VAIN, SENDS_TWICE = 0.03, 0.15, 0.15
 """How often a publisher that repeats leaves a message, repeats what was answered, and asks two nodes at once."""
 
 OPEN, DONE, REFUSED, UNKNOWN = "open", "done", "refused", "unknown"
-Acknowledged = Callable[[bytes, int, str], None]
+Acknowledged = Callable[["Asked"], None]
 
 
 @dataclass(slots=True)
@@ -161,8 +161,7 @@ class Clients:
             node = host.node
             assert isinstance(node, RunningNode)
             asked.messages = node.node.broker.views().read_ranges(result.topic, result.ranges)
-        if asked.token:
-            self._acknowledged(asked.token, outcome.index, asked.node)
+        self._acknowledged(asked)
         return DONE
 
     # Publishers.

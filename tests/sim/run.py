@@ -11,12 +11,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from random import Random
 
 from tests.sim.clients import DONE, REFUSED, UNKNOWN, Asked, Clients
 from tests.sim.cluster import RESTART_US_MAX, Host, SimCluster
 from tests.sim.faults import Nemesis
 from tests.sim.invariants import Invariants
 from tests.sim.nodes import MACHINE_LIMITS, RunningNode, build_node, controlled_library
+from tests.sim.reads import SHOWN, Read, Reads
 from tests.sim.reference import Reference
 from tests.sim.store import SimStore
 from tests.sim.swarm import Profile, draw_profile
@@ -26,6 +28,10 @@ LEADER_WITHIN_US = 5 * US_PER_S
 CONVERGED_WITHIN_US = 30 * US_PER_S
 QUIET_US = 500 * US_PER_MS
 NOT_CONVERGED = "not converged"
+READERS_IN = (0, 3)
+"""Seeds with one of these rests by 7 have readers; none that was kept before there were readers has."""
+ISOLATED_MS = 4000
+"""Mean pause between two isolations of the leader, in the first of these."""
 
 
 @dataclass(slots=True)
@@ -40,6 +46,7 @@ class Report:
     event_count: int = 0
     frame_count: int = 0
     acknowledged: int = 0
+    reads: int = 0
     refused: int = 0
     unknown: int = 0
     committed: int = 0
@@ -65,16 +72,14 @@ class Run:
     def __init__(self, seed: int, node_count: int, profile: Profile | None = None) -> None:
         self.world = World(f"{seed}/{node_count}")
         if profile is None:
-            profile = draw_profile(self.world.random, node_count=node_count)
-            # Every fifth seed, without a draw: the others play as they did before there were such publishers, so
-            # that what they found stays found.
-            profile = replace(profile, once_publishers=1 + seed // 5 % 4 if seed % 5 == 3 else 0)
+            profile = _with_clients(draw_profile(self.world.random, node_count=node_count), seed)
         self.profile = profile
         self.invariants = Invariants(self.world)
         self.cluster = SimCluster(self.world, self.profile, build_node)
         self.cluster.on_start = self.invariants.started
         self.world.after_event = self._after_event
         self.clients = Clients(self.cluster, self._acknowledged, has_admin=seed % 2 == 0)
+        self.reads = Reads(self.cluster, Random(f"{seed}/{node_count}/reads"))
         self.nemesis = Nemesis(self.cluster, self.leader, _is_ready)
         self.report = Report(seed, node_count)
         self.snapshot_count = 0
@@ -96,6 +101,7 @@ class Run:
         self.world.note("checker", "profile", self.profile)
         self.cluster.start_all()
         self.clients.start()
+        self.reads.start(self.profile.readers)
         self.nemesis.start()
         self.world.run(self.profile.chaos_ms * US_PER_MS)
         self.finish()
@@ -107,9 +113,12 @@ class Run:
         self._expect("one leader", self._has_one_leader, LEADER_WITHIN_US)
         self._expect("all serve", self._all_serve, CONVERGED_WITHIN_US)
         self.clients.stop()
+        self.reads.stop()
         for host in self.cluster.hosts.values():
             # A flipped bit that is found only now costs a wipe and the time until somebody starts the node again.
-            self._expect_publish(host, LEADER_WITHIN_US + (RESTART_US_MAX if host.name in damaged else 0))
+            within_us = LEADER_WITHIN_US + (RESTART_US_MAX if host.name in damaged else 0)
+            self._expect_publish(host, within_us)
+            self._expect_read(host, within_us)
         self._expect("deleted topics are trimmed", self._all_trimmed, CONVERGED_WITHIN_US)
         self._expect("all applied the same", self._all_equal, CONVERGED_WITHIN_US)
         self.world.run(self.world.now_us + QUIET_US)
@@ -131,6 +140,21 @@ class Run:
 
         self.clients.publish(host, again, deadline_ms=2000)
         self._expect(f"{host.name} takes a message", lambda: bool(answers) and answers[-1].state == DONE, within_us)
+
+    def _expect_read(self, host: Host, within_us: int) -> None:
+        """The node answers a linearizable read."""
+        reads: list[Read] = []
+
+        def again(read: Read) -> None:
+            reads.append(read)
+            if read.state != SHOWN:
+                self.world.at(100 * US_PER_MS, ask)
+
+        def ask() -> None:
+            self.reads.read(host, 2000, again)
+
+        ask()
+        self._expect(f"{host.name} answers a read", lambda: bool(reads) and reads[-1].state == SHOWN, within_us)
 
     def _check_end(self) -> None:
         reference = Reference(self.invariants.committed, MACHINE_LIMITS)
@@ -182,12 +206,15 @@ class Run:
         applied = {None if node is None else node.applied_index for node in nodes}
         return len(applied) == 1 and applied == {self.invariants.committed.last_index} and self._all_serve()
 
-    def _acknowledged(self, token: bytes, index: int, name: str) -> None:
+    def _acknowledged(self, asked: Asked) -> None:
         """In the middle of the event that gives the answer: first see what the event has done so far."""
-        host = self.cluster.hosts[name]
+        self.reads.acknowledged(asked.index, asked.result, asked.token)
+        if not asked.token:
+            return
+        host = self.cluster.hosts[asked.node]
         if host.process is not None:
             self._after_event(host.process)
-        self.invariants.acknowledged(self.cluster.hosts, token, index, name)
+        self.invariants.acknowledged(self.cluster.hosts, asked.token, asked.index, asked.node)
 
     def _after_event(self, process: Process) -> None:
         host = self.cluster.hosts[process.name]
@@ -203,6 +230,7 @@ class Run:
         report.event_count = self.world.trace.event_count
         report.frame_count = self.cluster.network.frame_count
         report.acknowledged = ledger.count(DONE)
+        report.reads = self.reads.count(SHOWN)
         report.refused, report.unknown = ledger.count(REFUSED), ledger.count(UNKNOWN)
         report.committed = self.invariants.committed.last_index
         report.elections = self.invariants.election_count
@@ -210,6 +238,19 @@ class Run:
         report.disk_stops, report.wipes = counts.disk_stops, counts.wipes
         report.refusals_to_start = counts.refusals_to_start
         report.faults = counts.faults
+
+
+def _with_clients(profile: Profile, seed: int) -> Profile:
+    """The profile with clients that came later, without a draw.
+
+    The other seeds play as they did before there were such clients, so that what they found stays found.
+    """
+    profile = replace(profile, once_publishers=1 + seed // 5 % 4 if seed % 5 == 3 else 0)
+    if seed % 7 in READERS_IN:
+        # Only a leader that was replaced and does not know it could mislead a reader.
+        faults = {**profile.faults, "leader_isolated": ISOLATED_MS} if seed % 7 == READERS_IN[0] else profile.faults
+        profile = replace(profile, readers=2 + seed // 7 % 3, faults=faults)
+    return profile
 
 
 def run_seed(seed: int, node_count: int) -> Report:

@@ -16,6 +16,8 @@ from tests.sim.clients import OPEN, Asked
 from tests.sim.cluster import Host
 from tests.sim.disk_speed import DiskSpeed
 from tests.sim.nodes import RunningNode, controlled_library
+from tests.sim.reads import OPEN as READ_OPEN
+from tests.sim.reads import Read
 from tests.sim.run import Run
 from tests.sim.swarm import Profile
 from tests.sim.world import US_PER_S, Violation
@@ -50,6 +52,7 @@ class Stage:
         self.world, self.cluster = self.run.world, self.run.cluster
         self._names: dict[str, str] = {}
         self._mark = 0
+        self._read_mark = 0
 
     def play(self, text: str) -> None:
         """Raises: Violation, with the line of the story and the last events."""
@@ -157,6 +160,11 @@ class Stage:
         for _ in range(int(count)):
             self.run.clients.publish(self._host(via), _ignore, deadline_ms=int(float(deadline_s) * 1000))
 
+    def _read(self, count: str, via: str, deadline_s: str = "5") -> None:
+        """Linearizable reads."""
+        for _ in range(int(count)):
+            self.run.reads.read(self._host(via), int(float(deadline_s) * 1000), _ignore)
+
     # What must come of it.
 
     def _expect(self, what: str, *words: str) -> None:
@@ -211,6 +219,15 @@ class Stage:
         if not found or not found <= set(states):
             raise Violation(f"{len(asked)} answers: {', '.join(sorted(found))}; {self.run.states()}")
 
+    def _expect_reads(self, *states: str) -> None:
+        """All that was read since the last such line is shown, refused, or met with silence, as these words say."""
+        reads = self.run.reads.made[self._read_mark :]
+        self._read_mark += len(reads)
+        self._pass(10, lambda: all(read.state != READ_OPEN for read in reads))
+        found = {read.state for read in reads}
+        if not found or not found <= set(states):
+            raise Violation(f"{len(reads)} reads: {', '.join(sorted(found))}; {self.run.states()}")
+
     def _expect_convergence(self) -> None:
         """All heals; then what must be true after any run."""
         self.run.finish()
@@ -221,5 +238,5 @@ def stories() -> dict[str, str]:
     return {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.txt"))}
 
 
-def _ignore(asked: Asked) -> None:
-    """The ledger has it."""
+def _ignore(asked: Asked | Read) -> None:
+    """It is remembered with the others."""

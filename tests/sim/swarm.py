@@ -69,6 +69,8 @@ class Profile:
     is_wall_skewed: bool
     once_publishers: int = 0
     """Publishers that repeat until they know, by key and by sequence in turn."""
+    readers: int = 0
+    """Clients that make linearizable reads."""
 
     def make_link(self, random: Random) -> Link:
         """A link of this profile; no two are alike."""
