@@ -325,8 +325,8 @@ def _size(operation: ClientOperation) -> int:
     if isinstance(operation, SetTopic | DeleteTopic):
         levels = operation.given.levels or () if isinstance(operation, SetTopic) else ()
         scheduler = operation.given.scheduler if isinstance(operation, SetTopic) else None
-        weighed = () if scheduler is None else scheduler.weights
-        named = sum(len(level) + 8 for level in levels) + sum(len(level) + 8 for level, _ in weighed)
+        given = () if scheduler is None else scheduler.weights + scheduler.max_wait_ms
+        named = sum(len(level) + 8 for level in levels) + sum(len(level) + 8 for level, _ in given)
         dead_letter_topic = operation.given.dead_letter_topic or "" if isinstance(operation, SetTopic) else ""
         return len(operation.topic) + len(dead_letter_topic) + 160 + named
     if isinstance(operation, Settle):

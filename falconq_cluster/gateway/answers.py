@@ -33,7 +33,7 @@ from falconq_cluster.gateway.shapes import (
     TopicNamesAnswer,
     TopicPageAnswer,
 )
-from falconq_cluster.machine.settings import FACTOR_ONE, WEIGHTED, Retry, Scheduler, dead_letter_topic
+from falconq_cluster.machine.settings import AGED, FACTOR_ONE, WEIGHTED, Retry, Scheduler, dead_letter_topic
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
@@ -160,7 +160,8 @@ def _retry(retry: Retry) -> RetryAnswer:
 
 def _scheduler(scheduler: Scheduler) -> SchedulerAnswer:
     weights = dict(scheduler.weights) if scheduler.policy == WEIGHTED else msgspec.UNSET
-    return SchedulerAnswer(scheduler.policy, weights)
+    max_wait_ms = dict(scheduler.max_wait_ms) if scheduler.policy == AGED else msgspec.UNSET
+    return SchedulerAnswer(scheduler.policy, weights, max_wait_ms)
 
 
 def encode_live(*, is_live: bool) -> bytes:

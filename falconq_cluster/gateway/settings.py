@@ -20,6 +20,7 @@ from falconq_cluster.gateway.describing import NAME_SCHEMA, Schema
 from falconq_cluster.gateway.fields import depth_exceeds, refuse, shown
 from falconq_cluster.machine.machine import DEFAULT_LIMITS
 from falconq_cluster.machine.settings import (
+    AGED,
     DELAY_MS_MAX,
     FACTOR_ONE,
     LEASE_MS_MAX,
@@ -37,6 +38,7 @@ from falconq_cluster.machine.topics import (
     FACTOR_MAX,
     IN_FLIGHT_MAX,
     LEVELS_MAX,
+    MAX_WAIT_MS_MAX,
     WEIGHT_MAX,
     Mistake,
     config_mistakes,
@@ -66,21 +68,26 @@ def _scheduler(value: object) -> Scheduler:
     if not isinstance(value, _Pairs):
         raise _WrongKindError(wanted)
     fields = dict(value)
-    weights = fields.get("weights", _Pairs())
+    by_level = [fields.get(name, _Pairs()) for name in ("weights", "maxWaitMs")]
     if (
         len(fields) != len(value)
-        or not fields.keys() <= {"policy", "weights"}
+        or not fields.keys() <= {"policy", "weights", "maxWaitMs"}
         or not isinstance(fields.get("policy"), str)
-        or not isinstance(weights, _Pairs)
-        or len(dict(weights)) != len(weights)
+        or not all(isinstance(pairs, _Pairs) and len(dict(pairs)) == len(pairs) for pairs in by_level)
     ):
         raise _WrongKindError(wanted)
-    shares: list[tuple[str, int]] = []
-    for level, weight in sorted(weights, key=itemgetter(0)):
-        if type(weight) is not int:
-            raise _WrongKindError(f"the weight of {shown(level)} is {_shown_json(weight)}; it is a whole number")
-        shares.append((level, weight))
-    return Scheduler(str(fields["policy"]), tuple(shares))
+    weights, limits = by_level
+    return Scheduler(str(fields["policy"]), _by_level("weight", weights), _by_level("maxWaitMs", limits))
+
+
+def _by_level(what: str, pairs: object) -> tuple[tuple[str, int], ...]:
+    assert isinstance(pairs, _Pairs)  # the caller has looked
+    numbers: list[tuple[str, int]] = []
+    for level, number in sorted(pairs, key=itemgetter(0)):
+        if type(number) is not int:
+            raise _WrongKindError(f"the {what} of {shown(level)} is {_shown_json(number)}; it is a whole number")
+        numbers.append((level, number))
+    return tuple(numbers)
 
 
 def _name(value: object) -> str:
@@ -170,17 +177,22 @@ SETTINGS: dict[str, Setting] = {
         {
             "type": "object",
             "properties": {
-                "policy": {"enum": [STRICT, WEIGHTED], "description": "By what rule."},
+                "policy": {"enum": [STRICT, WEIGHTED, AGED], "description": "By what rule."},
                 "weights": {
                     "type": "object",
                     "additionalProperties": {"type": "integer", "minimum": 1, "maximum": WEIGHT_MAX},
                     "description": "Level -> its share of deliveries; a level not named has 1. Only with `weighted`.",
                 },
+                "maxWaitMs": {
+                    "type": "object",
+                    "additionalProperties": {"type": "integer", "minimum": 1, "maximum": MAX_WAIT_MS_MAX},
+                    "description": "Level -> how long its messages may wait. Only with `aged`, which needs it.",
+                },
             },
             "required": ["policy"],
             "additionalProperties": False,
             "default": {"policy": STRICT},
-            "description": "Which level is given next: the most urgent, or each in its share.",
+            "description": "Which level is given next: the most urgent, each in its share, or what waited too long.",
         },
     ),
     "leaseMs": _number_setting(

@@ -106,10 +106,14 @@ class TopicNamesAnswer(msgspec.Struct, frozen=True):
 class SchedulerAnswer(msgspec.Struct, frozen=True):
     """Which level is given next."""
 
-    policy: Annotated[str, says("By what rule.", enum=["strict", "weighted"])]
+    policy: Annotated[str, says("By what rule.", enum=["strict", "weighted", "aged"])]
     weights: Annotated[
         dict[str, int] | msgspec.UnsetType, says("Level -> its share of deliveries; a level not named has 1.")
     ] = msgspec.UNSET
+    max_wait_ms: Annotated[
+        dict[str, int] | msgspec.UnsetType,
+        says("Level -> how long its messages may wait; a level not named: for ever."),
+    ] = msgspec.field(default=msgspec.UNSET, name="maxWaitMs")
 
 
 class RetryAnswer(msgspec.Struct, frozen=True):

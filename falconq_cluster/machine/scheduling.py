@@ -3,11 +3,12 @@
 What lives here: the choice for every kind of pull, of fresh messages, those that a consumer's cursors have not passed,
 and of returned ones, which it had in hand.
 Rules: `strict` gives the most urgent level of all asked partitions first; `weighted` gives each level its share of a
-round. A returned message counts as one of the level that it has as its priority, and goes before what is fresh of that
-level. Of what is fresh, ties go to the partition after the one that was served last, and a partition that has its turn
-gives all it has of the level, or of the level's share, before the next one does. Within a level nothing fresh is
-skipped, given twice, or reordered. Bytes are counted from keys: a message of a batch counts as the batch's average,
-rounded up, so a choice reads no values on any node and passes `bytes_max` by less than one batch.
+round; `aged` first gives what waited longer than its level's limit, the longest overdue first, and then goes on as
+`strict` does. A returned message counts as one of the level that it has as its priority, and goes before what is fresh
+of that level. Of what is fresh, ties go to the partition after the one that was served last, and a partition that has
+its turn gives all it has of the level, or of the level's share, before the next one does. Within a level of a partition
+nothing fresh is skipped, given twice, or reordered. Bytes are counted from keys: a message of a batch counts as the
+batch's average, rounded up, so a choice reads no values on any node and passes `bytes_max` by less than one batch.
 Must not know: why messages are taken and what becomes of them, what is in a message.
 """
 
@@ -15,13 +16,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from math import gcd
 
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine.commands import Range
 from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.rows import LeaseRow
-from falconq_cluster.machine.settings import WEIGHTED, TopicConfig
+from falconq_cluster.machine.settings import AGED, WEIGHTED, TopicConfig
 from falconq_cluster.machine.state import ConsumerState, Cursor, PartitionState, TopicState, first_undelivered
 from falconq_cluster.machine.turn import Turn
 
@@ -68,6 +70,8 @@ def take_next(turn: Turn, topic: TopicState, consumer: ConsumerState, demand: De
     if topic.config.scheduler.policy == WEIGHTED:
         _take_weighted(choice)
     else:
+        if topic.config.scheduler.policy == AGED:
+            _take_overdue(choice)
         _take_strict(choice)
     if before != (consumer.last_partition, consumer.served, consumer.turns):
         turn.consumer_changed(topic, consumer)
@@ -107,6 +111,27 @@ def _take_weighted(choice: _Choice) -> None:
             del waiting[number]
 
 
+def _take_overdue(choice: _Choice) -> None:
+    """What reached its level's limit by log time, the longest overdue first; ties go to the more urgent level.
+
+    A fresh message waits from its append on, a returned one from the moment at which it might be given again. So no
+    message is older than the one before it in its line, and only the first one of each line is looked at.
+    """
+    lines = []
+    limits, last_partition = dict(choice.topic.config.scheduler.max_wait_ms), choice.consumer.last_partition
+    for number, name in enumerate(choice.topic.config.levels[choice.demand.level_min :], choice.demand.level_min):
+        if name in limits:
+            level = choice.waiting(number, last_partition)
+            lines += [_Line(choice, level, limits[name], queue) for queue in (None, *level.queues)]
+    overdue: list[tuple[int, int, int]] = []
+    for place, line in enumerate(lines):
+        line.enter(overdue, place)
+    while overdue and not choice.room.is_full:
+        _, _, place = heappop(overdue)
+        if lines[place].take():
+            lines[place].enter(overdue, place)
+
+
 def _shares(config: TopicConfig) -> list[int]:
     """What a round gives each level: the weights in their lowest terms, so that rounds are short."""
     weights = dict(config.scheduler.weights)
@@ -143,10 +168,11 @@ class _Choice:
         """Take up to so many messages of one level, what was returned first; returns how many."""
         count = 0
         while level.returned_count and count < count_max and not self.room.is_full:
-            count += self._take_returned(level)
+            count += self.take_returned(level)
         return count + self._take_fresh(level, count_max - count)
 
-    def _take_returned(self, level: _Level) -> int:
+    def take_returned(self, level: _Level) -> int:
+        """Take the returned message that is the level's next; 0 when it does not fit."""
         holdings = self.consumer.holdings
         held = holdings.first_ready(level.number)
         if held is None or not self.room.take(1, held.row.size_bytes):
@@ -160,21 +186,25 @@ class _Choice:
 
     def _take_fresh(self, level: _Level, count_max: int) -> int:
         """Each partition in its turn."""
-        room, taken, count = self.room, self.taken, 0
-        while level.has_fresh and count < count_max and not room.is_full:
+        count = 0
+        while level.has_fresh and count < count_max and not self.room.is_full:
             queue = level.queues.popleft()
-            partition = queue.partition
-            if partition.number not in taken.start_offsets:
-                cursors = self.consumer.cursors_of(partition)
-                taken.start_offsets[partition.number] = first_undelivered(self.turn.reader, partition, cursors)
-            given = queue.give(room, taken, count_max - count)
-            if given:
-                count += given
-                level.last_partition = self.consumer.last_partition = partition.number
-                self.turn.cursors_changed(self.topic, self.consumer, partition.number)
+            count += self.take_from(level, queue, count_max - count)
             if queue.left_count:
                 level.queues.append(queue)
         return count
+
+    def take_from(self, level: _Level, queue: _Queue, count_max: int) -> int:
+        """Take up to so many of what is fresh in one partition; returns how many."""
+        partition, taken = queue.partition, self.taken
+        if partition.number not in taken.start_offsets:
+            cursors = self.consumer.cursors_of(partition)
+            taken.start_offsets[partition.number] = first_undelivered(self.turn.reader, partition, cursors)
+        given = queue.give(self.room, taken, count_max)
+        if given:
+            level.last_partition = self.consumer.last_partition = partition.number
+            self.turn.cursors_changed(self.topic, self.consumer, partition.number)
+        return given
 
 
 @dataclass(slots=True)
@@ -223,6 +253,37 @@ class _Level:
         return self.returned_count > 0 or self.has_fresh
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Messages of a level with a limit that wait in the order of their age."""
+
+    choice: _Choice
+    level: _Level
+    limit_ms: int
+    queue: _Queue | None
+    """Of one partition's fresh messages; None is the line of what was returned."""
+
+    def enter(self, overdue: list[tuple[int, int, int]], place: int) -> None:
+        """Stand in the heap as (end of the limit, ..., place) if the first message is overdue."""
+        since_ms = self._since_ms()
+        if since_ms is not None and since_ms + self.limit_ms <= self.choice.turn.log_time_ms:
+            heappush(overdue, (since_ms + self.limit_ms, -self.level.number, place))
+
+    def take(self) -> int:
+        """Take those that are as old as the first; 0 when none fits."""
+        if self.queue is None:
+            return self.choice.take_returned(self.level)
+        return self.choice.take_from(self.level, self.queue, self.queue.left_of_batch)
+
+    def _since_ms(self) -> int | None:
+        """Since when the first message waits; None without one."""
+        if self.queue is not None:
+            batch = self.queue.first_batch
+            return None if batch is None else batch.stamp_ms
+        held = self.choice.consumer.holdings.first_ready(self.level.number) if self.level.returned_count else None
+        return None if held is None else held.entry[0]
+
+
 class _Queue:
     """What waits for the consumer in one level of one partition; a pull may come back to it."""
 
@@ -241,11 +302,24 @@ class _Queue:
     def left_count(self) -> int:
         return self._level.appended_count - self._cursor.delivered_count
 
+    @property
+    def first_batch(self) -> Batch | None:
+        """The batch of the next message."""
+        if self._batch is None and self.left_count:
+            self._batch = self._next_batch()
+        return self._batch
+
+    @property
+    def left_of_batch(self) -> int:
+        """Messages that are left of the first batch."""
+        batch = self.first_batch
+        return 0 if batch is None else batch.base + batch.record_count - max(batch.base, self._cursor.next_offset)
+
     def give(self, room: _Room, taken: Taken, count_max: int) -> int:
         """Move up to so many messages into `taken`, as far as there is room; returns how many."""
         cursor, given = self._cursor, 0
         while given < count_max and self.left_count and not room.is_full:
-            batch = self._batch = self._batch or self._next_batch()
+            batch = self.first_batch or self._next_batch()
             offset = max(batch.base, cursor.next_offset)
             left = batch.base + batch.record_count - offset
             wanted = min(left, room.fresh_left, count_max - given)

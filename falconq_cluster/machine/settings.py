@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import msgspec
 
-STRICT, WEIGHTED = "strict", "weighted"
+STRICT, WEIGHTED, AGED = "strict", "weighted", "aged"
 LEASE_MS_MIN = 100
 LEASE_MS_MAX = 43_200_000
 DELAY_MS_MAX = 604_800_000
@@ -30,6 +30,9 @@ class Scheduler(msgspec.Struct, frozen=True, array_like=True, gc=False):
     policy: str = STRICT
     weights: tuple[tuple[str, int], ...] = ()
     """(level, share) in the order of names; a level that is not there has the share 1."""
+    max_wait_ms: tuple[tuple[str, int], ...] = ()
+    """(level, limit) in the order of names: how long a message may wait before it goes ahead of more urgent ones; a
+    level that is not there has no limit."""
 
 
 class Retry(msgspec.Struct, frozen=True, array_like=True, gc=False):

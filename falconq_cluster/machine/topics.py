@@ -26,6 +26,7 @@ from falconq_cluster.machine.events import TopicChanged, TopicDeleted
 from falconq_cluster.machine.names import is_name
 from falconq_cluster.machine.rows import DeletionRow
 from falconq_cluster.machine.settings import (
+    AGED,
     DELAY_MS_MAX,
     FACTOR_ONE,
     LEASE_MS_MAX,
@@ -42,6 +43,7 @@ from falconq_cluster.machine.turn import Turn
 
 LEVELS_MAX = 16
 WEIGHT_MAX = 1000
+MAX_WAIT_MS_MAX = 604_800_000
 IN_FLIGHT_MAX = 50_000
 DELIVERIES_MAX = 1000
 FACTOR_MAX = 100
@@ -59,7 +61,7 @@ def set_topic(turn: Turn, operation: SetTopic) -> TopicSet | Refused:
         return refusal
     base = topic.config if topic is not None and operation.is_change else TopicConfig()
     config = with_settings(base, operation.given)
-    mistakes = config_mistakes(config, turn.limits) + weight_mistakes(config)
+    mistakes = config_mistakes(config, turn.limits) + unknown_level_mistakes(config)
     if config.dead_letter_topic == operation.topic:
         mistakes.append(("deadLetterTopic", "'deadLetterTopic' is the topic itself; dead letters go to another one."))
     if not mistakes and topic is not None:
@@ -162,27 +164,42 @@ def _retry_mistakes(retry: Retry) -> list[Mistake]:
 
 
 def _scheduler_mistakes(scheduler: Scheduler) -> list[Mistake]:
-    if scheduler.policy not in (STRICT, WEIGHTED):
-        text = f"'scheduler' has the policy {scheduler.policy[:_SHOWN_CHARS_MAX]!r}; it is {STRICT!r} or {WEIGHTED!r}."
+    policy = scheduler.policy
+    if policy not in (STRICT, WEIGHTED, AGED):
+        known = f"{STRICT!r}, {WEIGHTED!r} or {AGED!r}"
+        return [("scheduler", f"'scheduler' has the policy {policy[:_SHOWN_CHARS_MAX]!r}; it is {known}.")]
+    if policy != WEIGHTED and scheduler.weights:
+        return [("scheduler", f"'scheduler' has weights with the policy {policy!r}; they are for {WEIGHTED!r}.")]
+    if policy != AGED and scheduler.max_wait_ms:
+        return [("scheduler", f"'scheduler' has maxWaitMs with the policy {policy!r}; it is for {AGED!r}.")]
+    if policy == AGED and not scheduler.max_wait_ms:
+        text = f"'scheduler' has the policy {AGED!r} without maxWaitMs; give a level its limit, or use {STRICT!r}."
         return [("scheduler", text)]
-    if scheduler.policy == STRICT and scheduler.weights:
-        return [("scheduler", f"'scheduler' has weights with the policy {STRICT!r}; they are for {WEIGHTED!r}.")]
-    if len(scheduler.weights) > LEVELS_MAX:
-        text = f"'scheduler' has {len(scheduler.weights)} weights; a topic has 1 to {LEVELS_MAX} levels."
-        return [("scheduler", text)]
-    return [
-        ("scheduler", f"The weight of {name[:_SHOWN_CHARS_MAX]!r} is {weight}; it is from 1 to {WEIGHT_MAX}.")
+    for what, values in (("weights", scheduler.weights), ("limits in maxWaitMs", scheduler.max_wait_ms)):
+        if len(values) > LEVELS_MAX:
+            text = f"'scheduler' has {len(values)} {what}; a topic has 1 to {LEVELS_MAX} levels."
+            return [("scheduler", text)]
+    mistakes = [
+        f"The weight of {name[:_SHOWN_CHARS_MAX]!r} is {weight}; it is from 1 to {WEIGHT_MAX}."
         for name, weight in scheduler.weights
         if not 1 <= weight <= WEIGHT_MAX
     ]
+    mistakes += [
+        f"The maxWaitMs of {name[:_SHOWN_CHARS_MAX]!r} is {wait_ms}; it is from 1 to {MAX_WAIT_MS_MAX}."
+        for name, wait_ms in scheduler.max_wait_ms
+        if not 1 <= wait_ms <= MAX_WAIT_MS_MAX
+    ]
+    return [("scheduler", sentence) for sentence in mistakes]
 
 
-def weight_mistakes(config: TopicConfig) -> list[Mistake]:
-    """Weights of levels that the topic does not have. Of no concern to who sees only what a request gives."""
+def unknown_level_mistakes(config: TopicConfig) -> list[Mistake]:
+    """What is given for levels that the topic does not have. Of no concern to who sees only what a request gives."""
     known = _listed(config.levels)
+    scheduler = config.scheduler
     return [
-        ("scheduler", f"'scheduler' has a weight for {name[:_SHOWN_CHARS_MAX]!r}; the topic's levels are {known}.")
-        for name, _ in config.scheduler.weights
+        ("scheduler", f"'scheduler' has a {what} for {name[:_SHOWN_CHARS_MAX]!r}; the topic's levels are {known}.")
+        for what, values in (("weight", scheduler.weights), ("limit", scheduler.max_wait_ms))
+        for name, _ in values
         if name not in config.levels
     ]
 

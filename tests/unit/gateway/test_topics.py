@@ -225,11 +225,23 @@ async def test_a_name_that_no_topic_has_and_a_body_of_another_type_are_refused(r
     assert rig.service.requests == []
 
 
-async def test_a_scheduler_is_given_shown_and_kept_in_one_order(rig: Rig) -> None:
-    body = {"scheduler": {"policy": "weighted", "weights": {"low": 1, "high": 4}}}
-    status, shown, _ = await ask(rig, "PUT", "/v1/topics/jobs", body)
-    assert (status, shown["scheduler"]) == (201, body["scheduler"])
-    assert asked(rig).given.scheduler == Scheduler("weighted", (("high", 4), ("low", 1)))
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (
+            {"policy": "weighted", "weights": {"low": 1, "high": 4}},
+            Scheduler("weighted", (("high", 4), ("low", 1))),
+        ),
+        (
+            {"policy": "aged", "maxWaitMs": {"low": 60000, "high": 1000}},
+            Scheduler("aged", (), (("high", 1000), ("low", 60000))),
+        ),
+    ],
+)
+async def test_a_scheduler_is_given_shown_and_kept_in_one_order(rig: Rig, given: object, kept: Scheduler) -> None:
+    status, shown, _ = await ask(rig, "PUT", "/v1/topics/jobs", {"scheduler": given})
+    assert (status, shown["scheduler"]) == (201, given)
+    assert asked(rig).given.scheduler == kept
 
 
 @pytest.mark.parametrize(
@@ -239,13 +251,19 @@ async def test_a_scheduler_is_given_shown_and_kept_in_one_order(rig: Rig) -> Non
         ({"weights": {"low": 1}}, "it is an object"),
         ({"policy": "weighted", "weight": {}}, "it is an object"),
         ({"policy": "weighted", "weights": [1]}, "it is an object"),
-        ({"policy": "fair"}, "it is 'strict' or 'weighted'"),
+        ({"policy": "fair"}, "it is 'strict', 'weighted' or 'aged'"),
         ({"policy": "strict", "weights": {"low": 1}}, "they are for 'weighted'"),
         ({"policy": "weighted", "weights": {"low": 0}}, "from 1 to 1000"),
         ({"policy": "weighted", "weights": {"low": 1001}}, "from 1 to 1000"),
         ({"policy": "weighted", "weights": {"low": True}}, "a whole number"),
         ({"policy": "weighted", "weights": {"low": 10**30}}, "from 1 to 1000"),
         ({"policy": "weighted", "weights": dict.fromkeys("abcdefghijklmnopq", 10**30)}, "17 weights"),
+        ({"policy": "aged"}, "without maxWaitMs"),
+        ({"policy": "aged", "maxWaitMs": 5}, "it is an object"),
+        ({"policy": "aged", "maxWaitMs": {"low": 0}}, "from 1 to 604800000"),
+        ({"policy": "aged", "maxWaitMs": {"low": 1.5}}, "a whole number"),
+        ({"policy": "weighted", "maxWaitMs": {"low": 5}}, "it is for 'aged'"),
+        ({"policy": "aged", "maxWaitMs": {"low": 5}, "weights": {"low": 5}}, "they are for 'weighted'"),
     ],
 )
 async def test_a_wrong_scheduler_is_refused_with_a_sentence(rig: Rig, scheduler: object, says: str) -> None:

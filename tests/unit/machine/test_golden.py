@@ -175,7 +175,7 @@ ROWS = [
     (rows.OriginRow(5, 6, b"\xaa"), "01930506c401aa"),
     (
         rows.TopicRow(258, 1000, TopicConfig(), 259),
-        "0194cd0102cd03e8980192a36c6f77a46869676892a673747269637490cd7530cd03e800a09300cdea60cd07d0cd0103",
+        "0194cd0102cd03e8980192a36c6f77a46869676893a67374726963749090cd7530cd03e800a09300cdea60cd07d0cd0103",
     ),
     (rows.DeletionRow(258, b"\x20\x01"), "0193cd0102c402200100"),
     (rows.PartitionRow(1, 9, [rows.LevelCounts(5, 500), rows.LevelCounts(3, 300)]), "01930109929205cd01f49203cd012c"),
