@@ -285,7 +285,9 @@ ABLATIONS: dict[str, Ablation] = {
         "all_lose_power_with_nothing_flushed",
     ),
     "S8": Ablation("after a start the whole log counts as committed", _commits_the_whole_log_at_start, 40),
-    "S9": Ablation("a restart forgets the vote of the term", _forgets_its_vote, 400),
+    "S9": Ablation(
+        "a restart forgets the vote of the term", _forgets_its_vote, 0, "a_restarted_voter_remembers_its_vote"
+    ),
     "S17": Ablation("a command that comes again is appended and takes effect again (P9)", _applies_repeats, 10),
     "S18": Ablation(
         "a leader answers reads without asking a quorum (P17)",

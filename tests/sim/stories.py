@@ -184,6 +184,11 @@ class Stage:
         if not is_true() and not self._pass(float(seconds), is_true):
             raise Violation(self.run.states())
 
+    def _expect_elected(self, seconds: str) -> None:
+        """Stops in the moment in which somebody leads, before what that node then sends can arrive anywhere."""
+        if not self._pass(float(seconds), lambda: self.run.leader() is not None):
+            raise Violation(self.run.states())
+
     def _expect_nobody_leads(self, seconds: str) -> None:
         if self._pass(float(seconds), lambda: self.run.leader() is not None):
             raise Violation(self.run.states())
