@@ -207,11 +207,13 @@ ANSWER_HEADERS: Mapping[str, tuple[str, Schema]] = {
     "Idempotency-Replayed": ("`true` when a publish was a repeat; absent else.", {"type": "string", "const": "true"}),
     "Link": ('`<…>; rel="next"` names the next page; absent when there is none.', {"type": "string"}),
     "ETag": ("The version of what is shown.", {"type": "string"}),
+    "Content-Security-Policy": ("What the page may ask for: this node alone.", {"type": "string"}),
     "Location": ("Where that which was made is found.", {"type": "string"}),
 }
 """What answers carry beside the standard headers."""
 HEADERS_OF_ALL = ("FalconQ-Index", "FalconQ-Node", "FalconQ-Leader")
-HEADERS_OF_PROBLEMS = ("Retry-After", "Cache-Control")
+RETRY_STATUSES = (429, 503)
+"""Those that carry `Retry-After`."""
 
 
 def schema_of(shape: type | Schema) -> dict[str, object]:

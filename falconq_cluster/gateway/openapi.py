@@ -18,7 +18,7 @@ from falconq_cluster.gateway.answers import PROBLEM_JSON
 from falconq_cluster.gateway.describing import (
     ANSWER_HEADERS,
     HEADERS_OF_ALL,
-    HEADERS_OF_PROBLEMS,
+    RETRY_STATUSES,
     VARIABLES,
     Body,
     Operation,
@@ -129,7 +129,9 @@ def _responses(operation: Operation, *, has_bodies: bool) -> dict[str, object]:
 def _response(reply: Reply | None, codes: Sequence[str], *, has_bodies: bool) -> dict[str, object]:
     sentences = [] if reply is None else [reply.text]
     sentences += [f"`{code}`: {ERROR_CODES[code].title}." for code in codes]
-    names = [*HEADERS_OF_ALL, *(() if reply is None else reply.headers), *(HEADERS_OF_PROBLEMS if codes else ())]
+    names = [*HEADERS_OF_ALL, *(() if reply is None else reply.headers)]
+    if codes:
+        names += ["Cache-Control", *(["Retry-After"] if ERROR_CODES[codes[0]].status in RETRY_STATUSES else [])]
     described: dict[str, object] = {
         "description": " ".join(sentences),
         "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in dict.fromkeys(names)},

@@ -22,6 +22,7 @@ from falconq_cluster.config import Address
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway.answers import PROBLEM_JSON, RETRY_AFTER_SECONDS, encode_problem
 from falconq_cluster.gateway.batches import BatchRoutes
+from falconq_cluster.gateway.describing import RETRY_STATUSES
 from falconq_cluster.gateway.leases import LeaseRoutes
 from falconq_cluster.gateway.messages import MessageRoutes
 from falconq_cluster.gateway.operations import OperationRoutes
@@ -44,7 +45,6 @@ LEAVE_POLL_S = 0.02
 HEADERS_MAX = 64
 LINGER_SECONDS = 2.0
 """How long the rest of a refused body is read away, so that the client sees the refusal and not a reset."""
-RETRY_STATUSES = (429, 503)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
