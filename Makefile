@@ -33,9 +33,9 @@ fuzz: $(VENV)/.installed ## Requests from the OpenAPI document for SECONDS (defa
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1) --write
 
 chaos: $(VENV)/.installed ## Every experiment for SECONDS (default 120) on a local cluster; needs root
-	for group in 'i*' 'n*' 'p*' 's*' 't*'; do \
-	  $(BIN)/python -m chaos run chaos/mesh/$$group.yaml --seconds $(or $(SECONDS),120) \
-	    --target "chaos-run/group-$${group%?}" $(ARGS) || exit 1; done
+	for group in mesh/i mesh/n mesh/p mesh/s mesh/t disk/; do \
+	  $(BIN)/python -m chaos run chaos/$$group*.yaml --seconds $(or $(SECONDS),120) \
+	    --target "chaos-run/$$(echo $$group | tr -d /)" $(ARGS) || exit 1; done
 
 power-loss: $(VENV)/.installed ## All nodes lose power at once TIMES times (default 100), unsynced data is dropped; needs root
 	$(BIN)/python -m chaos run chaos/disk/power-loss.yaml --times $(or $(TIMES),100) --target chaos-run/power-loss $(ARGS)

@@ -116,10 +116,12 @@ def load(path: Path) -> Experiment:
             if spec["action"] not in DISK_ACTIONS:
                 raise ValueError(f"nothing here performs the action {spec['action']!r} of a {OWN}")
             fault = _fault(kind, spec, 0.0, None)
-            steps, seconds = [Ready(0.0), fault], fault.seconds
+            steps, seconds = [Ready(0.0), fault], max(fault.seconds, ONE_SHOT_SECONDS)
         elif kind in KINDS.values():
             fault = _fault(kind, spec, 0.0, None)
             steps, seconds = [fault], fault.seconds or ONE_SHOT_SECONDS
+            if spec.get("action") == "mistake":  # its node is wiped in the end: two at once are another promise
+                steps = [Ready(0.0), fault]
         else:
             raise ValueError(f"nothing here performs a {kind}")
     except (KeyError, ValueError) as error:

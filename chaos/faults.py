@@ -59,6 +59,10 @@ class Performer:
         names = self._select(fault.spec)
         return names, self._begins[fault.kind](fault.spec, names)
 
+    @property
+    def pods(self) -> list[Pod]:
+        return list(self._pods.values())
+
     async def knows_leader(self) -> bool:
         return self.leader is not None
 

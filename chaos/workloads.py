@@ -1,6 +1,7 @@
 """Clients of the cluster, each with one operation at a time, and what they were told.
 
-What lives here: publishers with and without keys, consumers, sessions of reads, and administrators of topics.
+What lives here: publishers with and without keys, one at a time and in batches, consumers, linearizable reads and
+sessions of reads, and administrators of topics.
 Rules: 503, 429 and what never reached a node are failures for sure; any other trouble leaves the outcome unknown. A
 message with a key is repeated until it is answered, at any node; one without is never repeated. A consumer repeats with
 its `attempt` until it has the batch.
@@ -14,7 +15,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from itertools import count
 from typing import Any
 
@@ -28,7 +29,11 @@ TROUBLE_SECONDS = 0.1
 TOPIC, CONSUMER = "orders", "billing"
 LEVELS = ("low", "high")
 SURE = frozenset((429, 503))
-BATCH = 50
+BATCH = 200
+PUBLISHED_BATCH, KEYED_BATCH = 40, 5
+"""Messages of one request; each is a publish of a client of its own, with its own result."""
+BATCH_PAUSE_SECONDS = 0.1
+"""Two such publishers make some 500 publishes a second: enough, and a run of some hours can still be judged."""
 PAGE = 1000
 
 
@@ -44,7 +49,12 @@ class Clients:
         self._clients = count()
         self._session: aiohttp.ClientSession | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._members: dict[int, list[int]] = {}
+        """Publisher of batches -> the clients that its messages are of."""
         self.is_over = asyncio.Event()
+        self._is_free = asyncio.Event()
+        self._is_free.set()
+        self._busy_count = 0
         self.acknowledged: list[float] = []
 
     def note(self, e: Kind, f: str, **fields: Any) -> None:
@@ -55,12 +65,13 @@ class Clients:
         timeout = aiohttp.ClientTimeout(REQUEST_SECONDS)
         self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
 
-    def start(self, *, publishers: int, keyed: int, consumers: int, readers: int) -> None:
-        """Begin to ask."""
+    def start(self, *, publishers: int, keyed: int, batches: int, consumers: int, readers: int) -> None:
+        """Begin to ask; so many of each, and as many of each kind of reader and of batches."""
         self.note("info", "topic", topic=TOPIC, mode="strict")
         for maker, number in (
             (self._publish_plainly, publishers), (self._publish_with_keys, keyed), (self._consume, consumers),
-            (self._read, readers), (self._administer, 1),
+            (self._publish_batch, batches), (self._publish_keyed_batch, batches),
+            (self._read, readers), (self._read_linearizably, readers), (self._administer, 1),
         ):  # fmt: skip
             self._tasks += [asyncio.create_task(self._go_on(maker)) for _ in range(number)]
 
@@ -68,6 +79,17 @@ class Clients:
         """Let each end its operation; then nobody asks any more. Raises: what a client raised."""
         self.is_over.set()
         await asyncio.gather(*self._tasks)
+
+    @contextlib.asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Within it nobody asks, after each has ended its operation."""
+        self._is_free.clear()
+        try:
+            while self._busy_count:
+                await asyncio.sleep(PAUSE_SECONDS)
+            yield
+        finally:
+            self._is_free.set()
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -80,7 +102,12 @@ class Clients:
         """Operations one after the other, more slowly in trouble."""
         client = next(self._clients)
         while not self.is_over.is_set():
-            is_well = await maker(client)
+            await self._is_free.wait()
+            self._busy_count += 1
+            try:
+                is_well = await maker(client)
+            finally:
+                self._busy_count -= 1
             await asyncio.sleep(PAUSE_SECONDS if is_well else TROUBLE_SECONDS)
 
     def any_node(self) -> str:
@@ -131,6 +158,41 @@ class Clients:
                 return True
             await asyncio.sleep(PAUSE_SECONDS if kind == "ok" else TROUBLE_SECONDS)
 
+    async def _publish_batch(self, client: int) -> bool:
+        values = [next(self._numbers) for _ in range(PUBLISHED_BATCH)]
+        is_well = await self._publish_values(client, values, keyed=False)
+        await asyncio.sleep(BATCH_PAUSE_SECONDS)
+        return is_well
+
+    async def _publish_keyed_batch(self, client: int) -> bool:
+        values = [next(self._numbers) for _ in range(KEYED_BATCH)]
+        while True:
+            is_well = await self._publish_values(client, values, keyed=True)
+            if (is_well and self._chance.random() > 0.2) or self.is_over.is_set():  # noqa: PLR2004
+                return True
+            await asyncio.sleep(PAUSE_SECONDS if is_well else TROUBLE_SECONDS)
+
+    async def _publish_values(self, client: int, values: list[int], *, keyed: bool) -> bool:
+        """One request; each message is the publish of a client of its own. Whether all were acknowledged."""
+        node = self.any_node()
+        members = self._members.setdefault(client, [next(self._clients) for _ in values])
+        headers = {"Idempotency-Key": f"b{values[0]}"} if keyed else {}
+        for p, v in zip(members, values, strict=True):
+            self.note("invoke", "publish", p=p, v=v, level=v % 2, topic=TOPIC, node=node, keyed=keyed)
+        body = [{"message": v, "priority": LEVELS[v % 2]} for v in values]
+        path = f"/v1/topics/{TOPIC}/messages:batch"
+        kind, answer, _ = await self.ask("POST", node, path, json=body, headers=headers)
+        results = answer["results"] if kind == "ok" else [answer] * len(values)
+        for p, result in zip(members, results, strict=True):
+            if "offset" in result:
+                place = {"partition": result["partitionID"], "offset": result["offset"], "index": result["index"]}
+                self.note("ok", "publish", p=p, **place)
+                self.acknowledged.append(time.monotonic())
+            else:
+                outcome = kind if kind != "ok" else "fail" if result.get("status") in SURE else "unknown"
+                self.note(outcome, "publish", p=p, detail=str(result.get("detail", ""))[:100])
+        return all("offset" in result for result in results)
+
     async def _consume(self, client: int) -> bool:
         await self.take(client)
         return True
@@ -171,6 +233,20 @@ class Clients:
             if self.is_over.is_set():
                 break
         return True
+
+    async def _read_linearizably(self, client: int) -> bool:
+        """It shows all that was acknowledged before it, on any node, or is refused."""
+        node = self.any_node()
+        self.note("invoke", "read", p=client, topic=TOPIC, node=node, mode="linearizable")
+        path = f"/topics/{TOPIC}/partitions?consistency=linearizable"
+        kind, answer, given = await self.ask("GET", node, path)
+        if kind == "ok":
+            rows = [[partition["id"], partition["nextOffset"]] for partition in answer["partitions"]]
+            self.note("ok", "read", p=client, index=int(given["FalconQ-Index"]), rows=rows)
+        else:
+            self.note(kind, "read", p=client)
+        await asyncio.sleep(0.05)
+        return kind == "ok"
 
     async def _administer(self, client: int) -> bool:
         """A topic is published to, deleted, and made again under its name: nothing of it comes back."""

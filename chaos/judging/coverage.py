@@ -22,6 +22,8 @@ class Wants:
     acknowledged_min: int = 100
     leader_changes_min: int = 0
     faults_min: int = 1
+    digests_min: int = 0
+    """How often the nodes' stores were compared."""
     dropped_min: int = 0
     """Bytes that were written and not synced when power was lost, all together."""
     overlap_min: int = 10
@@ -42,6 +44,8 @@ def reasons_for_void(history: History, wants: Wants) -> Iterator[str]:
         yield "no loss of power met a byte that was written and not synced"
     if not history.stored:
         yield "nobody looked at what is stored after the run"
+    if len(history.digests) < wants.digests_min:
+        yield f"the nodes' stores were compared {len(history.digests)} times, of at least {wants.digests_min}"
     starts = sorted(publish.start for publish in history.publishes.values())
     overlap: dict[str, int] = {}
     for fault in history.faults:

@@ -130,8 +130,8 @@ class History:
     reads: list[Read] = field(default_factory=list)
     removals: list[Removal] = field(default_factory=list)
     stored: dict[tuple[str, int], dict[str, Stored]] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)
-    """Node -> digest of its whole store, all at one applied index."""
+    digests: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Moment -> node -> digest of its whole store, all at one applied index."""
     drained: set[tuple[str, str]] = field(default_factory=set)
     """(topic, consumer) pairs that were read to the end after the run."""
     policies: dict[str, str] = field(default_factory=dict)
@@ -274,7 +274,7 @@ class _Folding:
         elif event.f == "leader":
             history.leaders.append((event.t, event.node))
         elif event.f == "store":
-            history.digests[event.node] = event.detail
+            history.digests.setdefault(event.topic, {})[event.node] = event.detail
         elif event.f == "dropped":
             history.dropped_bytes += event.index
         elif event.f == "drained":

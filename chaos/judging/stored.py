@@ -31,9 +31,10 @@ def judge_stored(history: History) -> Iterator[Anomaly]:
 
 
 def _digests(history: History) -> Iterator[Anomaly]:
-    if len(set(history.digests.values())) > 1:
-        lines = tuple(f"{node}: {digest}" for node, digest in sorted(history.digests.items()))
-        yield Anomaly("stores_differ", "the nodes' stores differ at one applied index", lines)
+    for moment, digests in history.digests.items():
+        if len(set(digests.values())) > 1:
+            lines = tuple(f"{node}: {digest}" for node, digest in sorted(digests.items()))
+            yield Anomaly("stores_differ", f"the nodes' stores differ at one applied index, after {moment}", lines)
 
 
 def _differences(

@@ -133,7 +133,7 @@ def test_what_is_allowed_is_no_anomaly(made: Made) -> None:
 def test_a_run_that_tried_too_little_is_void_and_says_why() -> None:
     made = Made().publish(1, 0).store(1)
     assert made.verdict().kind == "valid"
-    for want in ("acknowledged_min", "leader_changes_min", "faults_min", "dropped_min"):
+    for want in ("acknowledged_min", "leader_changes_min", "faults_min", "digests_min", "dropped_min"):
         verdict = made.verdict(**{want: 2})
         assert (verdict.kind, len(verdict.reasons)) == ("void", 1)
     beside = Made().add("info", "fault begins", detail="a", mode="pod-kill").add("info", "fault ends", detail="a")

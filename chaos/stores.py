@@ -1,0 +1,64 @@
+"""Digests of the nodes' stores, all at one moment.
+
+What lives here: freezing all nodes for some milliseconds, taking what their stores are then, and a digest of each.
+Rules: LevelDB never changes a table that it wrote, so tables are linked, the rest is copied. A digest covers each key
+and value, with what is only in LevelDB's own log. Nodes that have applied one index have equal stores byte for byte.
+Must not know: what keys and values mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import plyvel
+
+from chaos.pods import Pod
+
+TABLE = ".ldb"
+COPY = "copy-of-store"
+
+
+def digests(pods: Sequence[Pod]) -> dict[str, str]:
+    """Node -> digest; all nodes run."""
+    processes = [pod.process for pod in pods if pod.process is not None]
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        copies = {pod.name: _copied(pod) for pod in pods}
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
+    try:
+        return {name: _digest(path) for name, path in copies.items()}
+    finally:
+        for path in copies.values():
+            shutil.rmtree(path)
+
+
+def _copied(pod: Pod) -> Path:
+    target = pod.disk / COPY
+    target.mkdir()
+    # The store that is open is the newest one: an installed snapshot is a store of its own, under a higher number.
+    store = max((path.parent for path in (pod.data / "store").glob("*/CURRENT")), key=lambda path: int(path.name))
+    for path in store.iterdir():
+        if path.suffix == TABLE:
+            os.link(path, target / path.name)
+        elif path.name != "LOCK":
+            shutil.copy(path, target)
+    return target
+
+
+def _digest(path: Path) -> str:
+    database = plyvel.DB(str(path))
+    try:
+        state = hashlib.blake2b(digest_size=16)
+        for key, value in database.iterator(verify_checksums=True):
+            state.update(b"%d %d " % (len(key), len(value)) + key + value)
+        return state.hexdigest()
+    finally:
+        database.close()
