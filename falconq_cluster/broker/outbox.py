@@ -36,7 +36,7 @@ from falconq_cluster.machine.commands import (
     TopicOperation,
     encode_command,
 )
-from falconq_cluster.machine.subscriptions import ConsumerOperation, Seek, SetConsumer
+from falconq_cluster.machine.subscriptions import ConsumerOperation, Redrive, Seek, SetConsumer
 from falconq_cluster.raft.seams import RaftView
 
 _RANGE_BYTES = 32
@@ -330,12 +330,15 @@ def _size(operation: ClientOperation) -> int:
         dead_letter_topic = operation.given.dead_letter_topic or "" if isinstance(operation, SetTopic) else ""
         return len(operation.topic) + len(dead_letter_topic) + 160 + named
     if isinstance(operation, Settle):
-        return len(operation.topic) + len(operation.consumer) + 64 + len(operation.items) * _LEASE_BYTES
+        reasons = sum(len(item.reason) for item in operation.items)
+        return len(operation.topic) + len(operation.consumer) + 64 + len(operation.items) * _LEASE_BYTES + reasons
     if isinstance(operation, LeasePull):
         return len(operation.topic) + len(operation.consumer) + 96 + operation.count_max * _LEASE_BYTES
     if isinstance(operation, ConsumerOperation):
         offsets = operation.offsets if isinstance(operation, SetConsumer | Seek) else ()
         return len(operation.topic) + len(operation.consumer) + 160 + len(offsets) * _LEASE_BYTES
+    if isinstance(operation, Redrive):
+        return len(operation.topic) + 64
     remembered = operation.count_max * _RANGE_BYTES if operation.attempt else 0
     return len(operation.topic) + len(operation.consumer) + len(operation.attempt) + 64 + remembered
 

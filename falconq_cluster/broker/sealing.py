@@ -18,10 +18,18 @@ from msgspec.structs import replace
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.broker.waiters import Waiter
 from falconq_cluster.machine.appends import AppendMany
-from falconq_cluster.machine.commands import Append, AppendOnce, ClientOperation, LeasePull, Settle, TopicOperation
+from falconq_cluster.machine.commands import (
+    Append,
+    AppendOnce,
+    ClientOperation,
+    LeasePull,
+    Settle,
+    SettleKind,
+    TopicOperation,
+)
 from falconq_cluster.machine.deduping import KEYS_PER_APPEND_MAX
 from falconq_cluster.machine.state import MachineLimits
-from falconq_cluster.machine.subscriptions import ConsumerOperation
+from falconq_cluster.machine.subscriptions import ConsumerOperation, Redrive
 
 EXPIRY_GRAIN_MS = 250
 """Times to expire are rounded up to it, so that requests of one moment can be merged."""
@@ -38,6 +46,8 @@ class SealedOperation:
 
 _ATTEMPTS_MAX = MachineLimits().attempts_per_consumer_max
 """A pull may drop so many that are over."""
+_MOVED_MAX = MachineLimits().move_count_max
+_PARTITIONS_MAX = MachineLimits().partitions_per_topic_max
 _LEASES_MAX = MachineLimits().lease_count_max
 """Of one lease pull."""
 
@@ -59,8 +69,13 @@ class KeyCount:
             self.count += 2 + partitions
             return
         if isinstance(operation, Settle):
-            # A lease each, and the consumer.
-            self.count += len(operation.items) + 1
+            # A lease each, and the consumer; of a dead message a batch and its partition, and their topic and consumer.
+            dead_count = sum(item.kind in (SettleKind.NACK, SettleKind.REJECT) for item in operation.items)
+            self.count += len(operation.items) + 1 + 2 * min(dead_count, _MOVED_MAX) + (2 if dead_count else 0)
+            return
+        if isinstance(operation, Redrive):
+            # A batch and its partition each, the cursors, the topic and the consumer.
+            self.count += 2 * _MOVED_MAX + _PARTITIONS_MAX + 2
             return
         if isinstance(operation, AppendMany):
             # A batch and perhaps a partition each, and the topic.

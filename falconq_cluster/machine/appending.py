@@ -41,7 +41,7 @@ def append(turn: Turn, operation: Append) -> Appended | Duplicate | Refused:
     if topic is None:
         topic = create_topic(turn, operation.topic, _DEFAULTS)
     first_id = turn.message_count
-    appended = _appended(turn, topic, _store(turn, topic, operation), first_id)
+    appended = _appended(turn, topic, store(turn, topic, operation), first_id)
     remember(turn, operation, topic, appended)
     return appended
 
@@ -62,7 +62,7 @@ def append_many(turn: Turn, operation: AppendMany) -> Appended | AppendedMany | 
     if topic is None:
         topic = create_topic(turn, operation.topic, _DEFAULTS)
     first_id = turn.message_count
-    places = [_store(turn, topic, part) for part in operation.parts]
+    places = [store(turn, topic, part) for part in operation.parts]
     appended: Appended | AppendedMany
     if len(places) == 1:
         appended = _appended(turn, topic, places[0], first_id)
@@ -72,8 +72,8 @@ def append_many(turn: Turn, operation: AppendMany) -> Appended | AppendedMany | 
     return appended
 
 
-def _store(turn: Turn, topic: TopicState, part: Append | Part) -> Place:
-    """One record batch behind all that the partition holds."""
+def store(turn: Turn, topic: TopicState, part: Append | Part) -> Place:
+    """One record batch behind all that the partition holds; whoever calls has judged it."""
     partition = topic.partitions[part.partition]
     level = partition.levels[part.level]
     base, count, size = partition.next_offset, part.count, len(part.records)

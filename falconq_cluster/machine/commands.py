@@ -18,7 +18,7 @@ import msgspec
 from falconq_cluster.machine.appends import AppendedMany, AppendMany
 from falconq_cluster.machine.operation import Once, Operation
 from falconq_cluster.machine.settings import TopicConfig, TopicSettings
-from falconq_cluster.machine.subscriptions import ConsumerOperation, ConsumerSet
+from falconq_cluster.machine.subscriptions import ConsumerOperation, ConsumerSet, Reap, Redrive, Redriven
 
 ENTRY_KIND = 0
 """First byte of a log entry of ours; PySyncObj's own no-op has 1."""
@@ -155,6 +155,8 @@ class SettleKind(IntEnum):
     EXTEND = 3
     RELEASE = 4
     """Given back untouched: not counted as a delivery that failed."""
+    REJECT = 5
+    """Never to be given again: it goes to the dead letters."""
 
 
 class SettleItem(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -168,6 +170,8 @@ class SettleItem(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """NACK: from when on it may be given again, from now, -1 for the topic's retry; EXTEND: the lease's, from now."""
     priority: int = -1
     """NACK: the level as which it is given again; -1 leaves it as it is."""
+    reason: str = ""
+    """REJECT: why, for people; kept with the message."""
 
 
 class Settle(Operation, frozen=True, tag=21):
@@ -181,17 +185,17 @@ class Settle(Operation, frozen=True, tag=21):
 
 TopicOperation = SetTopic | DeleteTopic
 ClientOperation = (
-    Append | AppendOnce | AppendMany | Pull | LeasePull | Settle | SetTopic | DeleteTopic | ConsumerOperation
+    Append | AppendOnce | AppendMany | Pull | LeasePull | Settle | SetTopic | DeleteTopic | ConsumerOperation | Redrive
 )
 """What clients ask for; has a time to expire."""
-AnyOperation = ClientOperation | OpenOrigin | Tick | Form | SetDisk | Trim
+AnyOperation = ClientOperation | OpenOrigin | Tick | Form | SetDisk | Trim | Reap
 
 
 class Command(msgspec.Struct, frozen=True):
     """Operations of one origin that are applied together, each judged alone."""
 
     origin: str
-    """Empty for a command without a sequence (OpenOrigin, Tick, Form, SetDisk, Trim)."""
+    """Empty for a command without a sequence (OpenOrigin, Tick, Form, SetDisk, Trim, Reap)."""
     epoch: int
     sequence: int
     operations: list[AnyOperation]
@@ -303,7 +307,19 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     """A command without an answer to a client took effect (or was a repeat)."""
 
 
-Result = Refused | Appended | AppendedMany | Duplicate | Pulled | Leased | LeaseSettled | TopicSet | ConsumerSet | Done
+Result = (
+    Refused
+    | Appended
+    | AppendedMany
+    | Duplicate
+    | Pulled
+    | Leased
+    | LeaseSettled
+    | TopicSet
+    | ConsumerSet
+    | Redriven
+    | Done
+)
 
 _operations_encoder = msgspec.msgpack.Encoder()
 _operations_decoder: msgspec.msgpack.Decoder[list[AnyOperation]] = msgspec.msgpack.Decoder(list[AnyOperation])

@@ -7,9 +7,11 @@ Must not know: how messages are chosen.
 
 from __future__ import annotations
 
+from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Refused
-from falconq_cluster.machine.holdings import Holdings
+from falconq_cluster.machine.holdings import Held, Holdings
 from falconq_cluster.machine.names import is_name
+from falconq_cluster.machine.rows import LeaseRow
 from falconq_cluster.machine.state import ConsumerState, TopicState
 from falconq_cluster.machine.turn import Turn
 
@@ -48,6 +50,18 @@ def used(turn: Turn, topic: TopicState, consumer: ConsumerState) -> None:
     if turn.log_time_ms - consumer.used_ms >= USED_GRAIN_MS:
         consumer.used_ms = turn.log_time_ms
         turn.consumer_changed(topic, consumer)
+
+
+def put_in_hand(turn: Turn, topic: TopicState, consumer: ConsumerState, place: tuple[int, int], row: LeaseRow) -> None:
+    """The consumer has the message at (partition, offset) in hand, as the row says."""
+    consumer.holdings.put(*place, row)
+    turn.put(keys.lease_key(topic.number, consumer.number, *place), row)
+
+
+def drop_in_hand(turn: Turn, topic: TopicState, consumer: ConsumerState, held: Held) -> None:
+    """The consumer has the message in hand no more."""
+    consumer.holdings.drop(held.partition, held.offset)
+    turn.delete(keys.lease_key(topic.number, consumer.number, held.partition, held.offset))
 
 
 def lease_ms_of(topic: TopicState, consumer: ConsumerState) -> int:

@@ -54,6 +54,25 @@ class HoldingsChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Buried:
+    """Messages went to the dead letters of their topic."""
+
+    topic: str
+    consumer: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """A Reap is applied."""
+
+    consumers: tuple[tuple[str, str], ...]
+    """(topic, consumer) of those that it named and for which it had no room."""
+    redrives: tuple[str, ...]
+    """Dead-letter topics of which it named more than it had room for."""
+
+
+@dataclass(frozen=True, slots=True)
 class ConsumerDeleted:
     """There is no such consumer any more; another one may have its name in a later command."""
 
@@ -82,6 +101,8 @@ Event = (
     | LevelGrew
     | HoldingsChanged
     | ConsumerDeleted
+    | Buried
+    | Reaped
     | OriginOpened
     | MembersChanged
 )

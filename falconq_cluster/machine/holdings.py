@@ -29,6 +29,8 @@ class Phase(Enum):
     LEASED = 1
     WAITING = 2
     READY = 3
+    DEAD = 4
+    """Given to nobody any more; it goes to the dead letters."""
 
 
 class Held:
@@ -40,13 +42,13 @@ class Held:
         self.partition = partition
         self.offset = offset
         self.row = row
-        self.phase = Phase.LEASED if row.nonce else Phase.WAITING
+        self.phase = Phase.LEASED if row.nonce else Phase.DEAD if row.reason else Phase.WAITING
 
     @property
     def entry(self) -> _Entry:
         """What stands for it in the heap of its phase."""
         row = self.row
-        if self.phase is Phase.LEASED or not row.nonce:
+        if self.phase in (Phase.LEASED, Phase.DEAD) or not row.nonce:
             return row.until_ms, self.partition, self.offset
         return row.until_ms + row.backoff_ms, self.partition, self.offset
 
@@ -63,13 +65,16 @@ class HeldCount:
 class Holdings:
     """All messages in hand of one consumer."""
 
-    __slots__ = ("_held", "_leased", "_ready", "_ready_counts", "_total", "_waiting", "leased_count")
+    __slots__ = ("_dead", "_held", "_last", "_leased", "_ready", "_ready_counts", "_total", "_waiting", "leased_count")
 
     def __init__(self, total: HeldCount) -> None:
         self._total = total
         self._held: dict[tuple[int, int], Held] = {}
         self._leased: list[_Entry] = []
         self._waiting: list[_Entry] = []
+        self._dead: list[_Entry] = []
+        self._last: list[_Entry] = []
+        """Of those that are leased, the ones that are dead when their lease ends by time."""
         self._ready: dict[int, list[_Entry]] = {}
         self._ready_counts: dict[int, int] = {}
         self.leased_count = 0
@@ -124,7 +129,7 @@ class Holdings:
         """End what is over by this time; whether something is ready since. A lease is over once its end is reached."""
         has_ready = False
         while (held := self._due(self._leased, Phase.LEASED, now_ms)) is not None:
-            self._move(held, Phase.WAITING)
+            self._move(held, Phase.DEAD if held.row.is_last else Phase.WAITING)
         while (held := self._due(self._waiting, Phase.WAITING, now_ms)) is not None:
             self._move(held, Phase.READY)
             has_ready = True
@@ -135,6 +140,18 @@ class Holdings:
         heap = self._ready.get(priority, [])
         self._drop_stale(heap, Phase.READY, priority)
         return self._held[heap[0][1:]] if heap else None
+
+    def first_dead(self) -> Held | None:
+        """What goes to the dead letters next, at the last `advance`."""
+        self._drop_stale(self._dead, Phase.DEAD)
+        return self._held[self._dead[0][1:]] if self._dead else None
+
+    def has_dead_at(self, now_ms: int) -> bool:
+        """Whether something is dead at this time, which may be later than that of the last `advance`."""
+        if self.first_dead() is not None:
+            return True
+        self._drop_stale(self._last, Phase.LEASED)
+        return bool(self._last) and self._last[0][0] <= now_ms
 
     def _due(self, heap: list[_Entry], phase: Phase, now_ms: int) -> Held | None:
         self._drop_stale(heap, phase)
@@ -157,6 +174,8 @@ class Holdings:
     def _heap(self, held: Held) -> list[_Entry]:
         if held.phase is Phase.READY:
             return self._ready.setdefault(held.row.priority, [])
+        if held.phase is Phase.DEAD:
+            return self._dead
         return self._leased if held.phase is Phase.LEASED else self._waiting
 
     def _enqueue(self, held: Held) -> None:
@@ -165,6 +184,12 @@ class Holdings:
         if len(heap) > 2 * len(self._held) + _SLACK:
             heap[:] = [other.entry for other in self._held.values() if self._heap(other) is heap]
             heapify(heap)
+        if held.phase is Phase.LEASED and held.row.is_last:
+            heappush(self._last, held.entry)
+            if len(self._last) > 2 * len(self._held) + _SLACK:
+                leased = (other for other in self._held.values() if other.phase is Phase.LEASED)
+                self._last[:] = [other.entry for other in leased if other.row.is_last]
+                heapify(self._last)
 
     def _drop_stale(self, heap: list[_Entry], phase: Phase, priority: int | None = None) -> None:
         while heap:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from falconq_cluster.machine import keys
+from falconq_cluster.machine.burying import REASON_CHARS_MAX, TOO_OFTEN, Burial
 from falconq_cluster.machine.commands import (
     Leased,
     LeasedRange,
@@ -29,6 +30,7 @@ from falconq_cluster.machine.consumers import (
     create_consumer,
     in_flight_max_of,
     lease_ms_of,
+    put_in_hand,
     refusal_of_new,
     used,
 )
@@ -41,6 +43,9 @@ from falconq_cluster.machine.state import ConsumerState, TopicState
 from falconq_cluster.machine.turn import Turn
 
 NONCE_BYTES = 16
+_LOST = "the lease was settled, or its time is over"
+REJECTED = "rejected"
+"""The reason of what was rejected without one."""
 
 
 def lease_pull(turn: Turn, operation: LeasePull) -> Leased | Refused:
@@ -78,21 +83,24 @@ def settle(turn: Turn, operation: Settle) -> LeaseSettled | Refused:
     if len(operation.items) > turn.limits.lease_count_max:
         return Refused("bad_request", f"at most {turn.limits.lease_count_max} leases are settled at a time")
     consumer = topic.consumers.get(operation.consumer)
-    if consumer is not None:
-        used(turn, topic, consumer)
-        _advance(turn, topic, consumer)
+    if consumer is None:
+        return LeaseSettled(0, [(place, "lease_lost", _LOST) for place in range(len(operation.items))])
+    used(turn, topic, consumer)
+    _advance(turn, topic, consumer)
+    burial = Burial(turn, topic, consumer)
     failed: list[tuple[int, str, str]] = []
     for place, item in enumerate(operation.items):
-        held = None if consumer is None else consumer.holdings.get(item.partition, item.offset)
-        if consumer is None or held is None or held.phase is not Phase.LEASED or held.row.nonce != item.nonce:
-            failed.append((place, "lease_lost", "the lease was settled, or its time is over"))
+        held = consumer.holdings.get(item.partition, item.offset)
+        if held is None or held.phase is not Phase.LEASED or held.row.nonce != item.nonce:
+            failed.append((place, "lease_lost", _LOST))
             continue
-        mistake = _mistake(item, len(topic.config.levels))
+        mistake = _mistake(item, topic)
         if mistake is not None:
             failed.append((place, "bad_request", mistake))
             continue
-        _settle_one(turn, topic, consumer, held, item)
-    if consumer is not None and len(failed) < len(operation.items):
+        _settle_one(turn, topic, consumer, held, item, burial)
+    burial.close()
+    if len(failed) < len(operation.items):
         turn.events.append(HoldingsChanged(topic.name, consumer.name))
     return LeaseSettled(len(operation.items) - len(failed), failed)
 
@@ -159,7 +167,7 @@ class _Leasing:
         row = self._fresh(found) if before is None else self._again(before)
         for offset in range(found.offset, found.offset + found.count):
             if self._until_ms:
-                _put(self._turn, self._topic, self._consumer, (found.partition, offset), row)
+                put_in_hand(self._turn, self._topic, self._consumer, (found.partition, offset), row)
             elif before is not None:
                 self._turn.delete(_key(self._topic, self._consumer, (found.partition, offset)))
         return LeasedRange(found, row.failed_count + 1, row.acquired_count)
@@ -177,6 +185,7 @@ class _Leasing:
             nonce=self._nonce,
             until_ms=self._until_ms,
             backoff_ms=self._topic.config.retry.wait_ms(1),
+            is_last=self._is_last(1),
         )
 
     def _again(self, before: LeaseRow) -> LeaseRow:
@@ -189,10 +198,20 @@ class _Leasing:
             nonce=self._nonce,
             until_ms=self._until_ms,
             backoff_ms=self._topic.config.retry.wait_ms(failed_count + 1),
+            is_last=self._is_last(failed_count + 1),
         )
 
+    def _is_last(self, delivery_count: int) -> bool:
+        most = self._topic.config.deliveries_max
+        return 0 < most <= delivery_count and not self._topic.is_dead_letters
 
-def _mistake(item: SettleItem, level_count: int) -> str | None:
+
+def _mistake(item: SettleItem, topic: TopicState) -> str | None:
+    level_count = len(topic.config.levels)
+    if item.kind is SettleKind.REJECT and topic.is_dead_letters:
+        return "dead letters have no dead letters of their own; ack the message, or redrive"
+    if len(item.reason) > REASON_CHARS_MAX:
+        return f"a reason has at most {REASON_CHARS_MAX} characters, not {len(item.reason)}"
     if item.kind is SettleKind.EXTEND and not LEASE_MS_MIN <= item.ms <= LEASE_MS_MAX:
         return f"a lease is extended by {LEASE_MS_MIN} to {LEASE_MS_MAX} ms, not {item.ms}"
     if item.kind is SettleKind.NACK and not -1 <= item.ms <= DELAY_MS_MAX:
@@ -202,7 +221,9 @@ def _mistake(item: SettleItem, level_count: int) -> str | None:
     return None
 
 
-def _settle_one(turn: Turn, topic: TopicState, consumer: ConsumerState, held: Held, item: SettleItem) -> None:
+def _settle_one(
+    turn: Turn, topic: TopicState, consumer: ConsumerState, held: Held, item: SettleItem, burial: Burial
+) -> None:
     place, row = (held.partition, held.offset), held.row
     now_ms = turn.log_time_ms
     match item.kind:
@@ -210,20 +231,32 @@ def _settle_one(turn: Turn, topic: TopicState, consumer: ConsumerState, held: He
             consumer.holdings.drop(*place)
             turn.delete(_key(topic, consumer, place))
         case SettleKind.EXTEND:
-            _put(turn, topic, consumer, place, replace(row, until_ms=now_ms + item.ms))
+            put_in_hand(turn, topic, consumer, place, replace(row, until_ms=now_ms + item.ms))
         case SettleKind.RELEASE:
-            _put(turn, topic, consumer, place, replace(row, nonce=b"", until_ms=now_ms))
+            put_in_hand(turn, topic, consumer, place, replace(row, nonce=b"", until_ms=now_ms))
         case SettleKind.NACK:
             priority = row.priority if item.priority < 0 else item.priority
             failed_count = row.failed_count + 1
             until_ms = now_ms + (topic.config.retry.wait_ms(failed_count) if item.ms < 0 else item.ms)
             waiting = replace(row, nonce=b"", until_ms=until_ms, priority=priority, failed_count=failed_count)
-            _put(turn, topic, consumer, place, waiting)
+            if row.is_last and not topic.is_dead_letters:
+                _bury(turn, topic, consumer, place, replace(waiting, until_ms=now_ms, reason=TOO_OFTEN), burial)
+            else:
+                put_in_hand(turn, topic, consumer, place, waiting)
+        case SettleKind.REJECT:
+            failed_count, reason = row.failed_count + 1, item.reason or REJECTED
+            dead = replace(row, nonce=b"", until_ms=now_ms, failed_count=failed_count, reason=reason)
+            _bury(turn, topic, consumer, place, dead, burial)
 
 
-def _put(turn: Turn, topic: TopicState, consumer: ConsumerState, place: tuple[int, int], row: LeaseRow) -> None:
-    consumer.holdings.put(*place, row)
-    turn.put(_key(topic, consumer, place), row)
+def _bury(
+    turn: Turn, topic: TopicState, consumer: ConsumerState, place: tuple[int, int], dead: LeaseRow, burial: Burial
+) -> None:
+    """At once if the entry has room for it, else by a later one."""
+    consumer.holdings.put(*place, dead)
+    held = consumer.holdings.get(*place)
+    if held is not None and not burial.take(held):
+        put_in_hand(turn, topic, consumer, place, dead)
 
 
 def _key(topic: TopicState, consumer: ConsumerState, place: tuple[int, int]) -> bytes:

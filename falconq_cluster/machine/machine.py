@@ -38,9 +38,11 @@ from falconq_cluster.machine.events import Event, MembersChanged, OriginOpened
 from falconq_cluster.machine.leasing import lease_pull, settle
 from falconq_cluster.machine.managing import manage_consumer
 from falconq_cluster.machine.pulling import pull
+from falconq_cluster.machine.reaping import reap
+from falconq_cluster.machine.redriving import redrive
 from falconq_cluster.machine.rows import ClusterRow, MetaRow, OriginRow, decode_row, encode_row
 from falconq_cluster.machine.state import MachineLimits, OriginState, State, read_state
-from falconq_cluster.machine.subscriptions import DeleteConsumer, PauseConsumer, Seek, SetConsumer
+from falconq_cluster.machine.subscriptions import DeleteConsumer, PauseConsumer, Reap, Redrive, Seek, SetConsumer
 from falconq_cluster.machine.topics import delete_topic, set_topic
 from falconq_cluster.machine.trimming import trim
 from falconq_cluster.machine.turn import DIGEST_BYTES, Turn
@@ -210,6 +212,10 @@ def _apply_operation(turn: Turn, operation: AnyOperation) -> Result:
             return settle(turn, operation)
         case SetConsumer() | DeleteConsumer() | Seek() | PauseConsumer():
             return manage_consumer(turn, operation)
+        case Redrive():
+            return redrive(turn, operation)
+        case Reap():
+            reap(turn, operation)
         case Trim():
             trim(turn)
         case _:

@@ -62,6 +62,12 @@ class TopicRow(Row, frozen=True):
     config: TopicConfig
     version: int = 0
     """Log index and ordinal of the last change of the settings; 0 stands for the topic's number."""
+    is_dead_letters: bool = False
+    """It has taken dead letters of another topic: it has none of its own."""
+    redrive_left: int = 0
+    """Dead letters that are still to be moved back."""
+    redrive_to: str = ""
+    """Where to, if their own origin is gone."""
 
 
 class DeletionRow(Row, frozen=True):
@@ -151,6 +157,10 @@ class LeaseRow(Row, frozen=True):
     """When the lease ends; without a nonce, from when on it may be given again."""
     backoff_ms: int
     """How long after the end of the lease it may be given again."""
+    is_last: bool = False
+    """If this delivery fails, there is no other one: the message is dead."""
+    reason: str = ""
+    """Why it is dead, which it is with any: it goes to the dead letters."""
 
 
 class OnceRow(Row, frozen=True):

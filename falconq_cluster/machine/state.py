@@ -52,6 +52,10 @@ class MachineLimits:
     """Keys that one command takes out of the store: below P12's 1,000, since a turn shall not last 5 ms."""
     trim_bytes_max: int = 4 * 1024 * 1024
     """P12: it takes no more keys once their records have so many bytes, since a scan of keys reads what is between."""
+    move_count_max: int = 200
+    """Messages that one entry moves to the dead letters or back: a key or two each (P12)."""
+    move_bytes_max: int = 2 * 1024 * 1024
+    """Read and written for it; one message alone may be larger."""
     consumers_per_topic_max: int = 10_000
     attempts_per_consumer_max: int = 16
     attempt_ms: int = 300_000
@@ -196,9 +200,21 @@ class TopicState:
     version: int
     """Of the settings: a number that no other settings of any topic had."""
     consumers: dict[str, ConsumerState] = field(default_factory=dict)
+    is_dead_letters: bool = False
+    redrive_left: int = 0
+    redrive_to: str = ""
+    """These are those of `rows.TopicRow`."""
 
     def row(self) -> TopicRow:
-        return TopicRow(self.number, self.created_ms, self.config, self.version)
+        return TopicRow(
+            self.number,
+            self.created_ms,
+            self.config,
+            self.version,
+            self.is_dead_letters,
+            self.redrive_left,
+            self.redrive_to,
+        )
 
     def configure(self, config: TopicConfig, version: int) -> None:
         """Take settings that have at least the present partitions and levels."""
@@ -270,6 +286,8 @@ def read_state(reader: Reader) -> State:
         row = decode_row(value, TopicRow)
         topic = new_topic(key[1:].decode(), row.number, row.created_ms, row.config)
         topic.version = row.version or row.number
+        topic.is_dead_letters = row.is_dead_letters
+        topic.redrive_left, topic.redrive_to = row.redrive_left, row.redrive_to
         state.topics[topic.name] = topics[topic.number] = topic
     for key, value in reader.scan(keys.DELETION, keys.prefix_end(keys.DELETION)):
         deletion = decode_row(value, DeletionRow)

@@ -89,6 +89,23 @@ class PauseConsumer(Operation, frozen=True, tag=25):
     is_paused: bool
 
 
+class Redrive(Operation, frozen=True, tag=26):
+    """Move dead letters of a topic back, in as many commands as it takes (P12)."""
+
+    not_after_ms: int
+    topic: str
+    count_max: int
+    """0 for all that are there when the operation is applied."""
+
+
+class Reap(Operation, frozen=True, tag=27):
+    """Do what is due for these consumers and dead-letter topics, within P12's bounds."""
+
+    consumers: list[tuple[str, str]]
+    """(topic, consumer)."""
+    redrives: list[str]
+
+
 ConsumerOperation = SetConsumer | DeleteConsumer | Seek | PauseConsumer
 
 
@@ -98,3 +115,11 @@ class ConsumerSet(msgspec.Struct, frozen=True, tag=True):
     topic: str
     consumer: str
     is_new: bool
+
+
+class Redriven(msgspec.Struct, frozen=True, tag=True):
+    """Dead letters go back: some by this entry, the rest soon."""
+
+    topic: str
+    dead_letter_topic: str
+    count: int

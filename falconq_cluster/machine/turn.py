@@ -37,6 +37,8 @@ class Turn:
         "limits",
         "log_time_ms",
         "message_count",
+        "move_bytes_left",
+        "move_count_left",
         "reader",
         "state",
     )
@@ -51,6 +53,9 @@ class Turn:
         self.events: list[Event] = []
         self.message_count = 0
         """Messages that the entry has appended so far: the next message's number in its id (P14)."""
+        self.move_count_left = limits.move_count_max
+        self.move_bytes_left = limits.move_bytes_max
+        """How much more the entry may move from one topic to another (P12)."""
         self._ordinal = 0
         self._partitions: dict[tuple[int, int], PartitionState] = {}
         self._consumers: dict[tuple[int, int], tuple[TopicState, ConsumerState]] = {}

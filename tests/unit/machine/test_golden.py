@@ -20,6 +20,9 @@ from falconq_cluster.machine.commands import (
     Pull,
     Range,
     SetDisk,
+    Settle,
+    SettleItem,
+    SettleKind,
     SetTopic,
     Tick,
     Trim,
@@ -35,6 +38,8 @@ from falconq_cluster.machine.subscriptions import (
     ConsumerConfig,
     DeleteConsumer,
     PauseConsumer,
+    Reap,
+    Redrive,
     Seek,
     SetConsumer,
     Start,
@@ -57,9 +62,9 @@ EVERYTHING = Command(
 )
 
 COMMAND = (
-    "010200050000000000000006000000000000006e31979801cd03e8a174010201c4020102c39802cd03e9"
-    "a174a163ff0acd1000a1619303a26e31c401aa91049305a363696481a26e31a264319306a26e32a26432"
-    "9907cd03e8a174010201c4020102c393a16b03c401aa"
+    "010200050000000000000006000000000000006e31979801cd03e8a174010201c4020102c39802cd03e9a174a163ff0acd10"
+    "00a1619303a26e31c401aa91049305a363696481a26e31a264319306a26e32a264329907cd03e8a174010201c4020102c393"
+    "a16b03c401aa"
 )
 
 
@@ -120,12 +125,16 @@ CONSUMER_CHANGES = Command(
         DeleteConsumer(1000, "t", "c"),
         Seek(1000, "t", "c", Start(StartKind.OFFSET, 7)),
         PauseConsumer(1000, "t", "c", is_paused=True),
+        Redrive(1000, "t", 7),
+        Reap([("t", "c")], ["d"]),
+        Settle(1000, "t", "c", [SettleItem(SettleKind.REJECT, 1, 2, b"n", 3, 0, "r")]),
     ],
 )
 
 CONSUMER_CHANGES_COMMAND = (
-    "010200050000000000000006000000000000006e31949616cd03e8a174a163949203090102039204059417cd03e8a174a163"
-    "9618cd03e8a174a163920207909519cd03e8a174a163c3"
+    "010200050000000000000006000000000000006e31979616cd03e8a174a163949203090102039204059417cd03e8a174a163"
+    "9618cd03e8a174a163920207909519cd03e8a174a163c3941acd03e8a17407931b9192a174a16391a1649515cd03e8a174a1"
+    "639197050102c4016e0300a172"
 )
 
 
@@ -175,11 +184,12 @@ ROWS = [
     (rows.OriginRow(5, 6, b"\xaa"), "01930506c401aa"),
     (
         rows.TopicRow(258, 1000, TopicConfig(), 259),
-        "0194cd0102cd03e8980192a36c6f77a46869676893a67374726963749090cd7530cd03e800a09300cdea60cd07d0cd0103",
+        "0197cd0102cd03e8980192a36c6f77a46869676893a67374726963749090cd7530cd03e800a09300cdea60cd07d0cd0103c200a0",
     ),
     (rows.DeletionRow(258, b"\x20\x01"), "0193cd0102c402200100"),
     (rows.PartitionRow(1, 9, [rows.LevelCounts(5, 500), rows.LevelCounts(3, 300)]), "01930109929205cd01f49203cd012c"),
     (rows.ConsumerRow(772, 1000, -1), "0198cd0304cd03e8ff9090949200000000ce240c8400c200"),
+    (rows.LeaseRow(1, 4, 30, 0, 2, 3, b"n", 1000, 5, is_last=True, reason="r"), "019b01041e000203c4016ecd03e805c3a172"),
     (rows.CursorRow([rows.CursorPosition(4, 6, 5), rows.CursorPosition(0, 0, 0)]), "0191929304060593000000"),
     (rows.OnceRow(9, 1000, 3, 7, b"\xaa", 1, 2, 4, 1, 0), "019b09cd03e80307c401aa0102040100c400"),
     (rows.AttemptRow("a", 1000, [Range(0, 1, 4, 6, 2)], [(0, 6)]), "0194a161cd03e89195000104060291920006"),

@@ -313,7 +313,7 @@ class LeasesAndModel(RuleBasedStateMachine):
         assert result.ok_count == (1 if nonce and until > now else 0)
         if not result.ok_count:
             return
-        if kind is Kind.ACK:
+        if kind in (Kind.ACK, Kind.REJECT):
             del self.held[place]
             self.acked.add(place)
         elif kind is Kind.EXTEND:

@@ -24,6 +24,8 @@ from falconq_cluster.machine.subscriptions import (
     ConsumerConfig,
     DeleteConsumer,
     PauseConsumer,
+    Reap,
+    Redrive,
     Seek,
     SetConsumer,
     Start,
@@ -31,7 +33,7 @@ from falconq_cluster.machine.subscriptions import (
 )
 from tests.unit.machine.helpers import Node, append, pull
 
-LIMITS = MachineLimits(trim_keys_max=10)
+LIMITS = MachineLimits(trim_keys_max=10, move_count_max=3)
 
 
 def history(seed: int, length: int) -> Node:
@@ -77,13 +79,17 @@ def _managed(random: Random, topic: str, consumer: str) -> AnyOperation:
 def _leased(random: Random, topic: str, consumer: str) -> AnyOperation:
     if random.random() < 0.5:
         return LeasePull(0, topic, consumer, random.randrange(1, 9), 4096, 20_000, 0, bytes(16), 0)
+    if random.random() < 0.3:
+        due = Reap([(topic, consumer)], [f"{topic}.dead"])
+        return Redrive(0, topic, random.randrange(3)) if random.random() < 0.3 else due
     kinds = [random.choice(list(SettleKind)) for _ in range(5)]
     return Settle(0, topic, consumer, [SettleItem(kind, 0, random.randrange(30), bytes(16), 100) for kind in kinds])
 
 
 def _set_topic(random: Random, topic: str) -> SetTopic:
     levels = ("low", "high", "urgent", "now")[: random.randrange(1, 5)]
-    return SetTopic(0, topic, 0, random.random() < 0.5, TopicSettings(random.randrange(1, 4), levels))
+    given = TopicSettings(random.randrange(1, 4), levels, deliveries_max=random.randrange(3))
+    return SetTopic(0, topic, 0, random.random() < 0.5, given)
 
 
 @pytest.mark.parametrize("seed", range(5))
