@@ -127,6 +127,9 @@ class Metrics:
         self.read_rounds = self._counter(
             "falconq_broker_read_rounds_total", "Questions to the leader for them; reads that come together share one."
         )
+        self.dead_letters = self._counter(
+            "falconq_dead_letters_total", "On the leader: messages that went to the dead letters."
+        )
         self.dedupe_keys = self._gauge("falconq_dedupe_remembered_keys", "Keys and producers that are remembered.")
         self.waiting = self._gauge("falconq_broker_waiting_operations", "Operations that wait to be sent.")
         self.outstanding = self._gauge("falconq_broker_outstanding_commands", "Own commands that aren't applied yet.")

@@ -12,17 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from falconq_cluster.broker.freshness import Freshness, IndexWaits
+from falconq_cluster.broker.housekeeping import Housekeeping
 from falconq_cluster.broker.intake import Intake
 from falconq_cluster.broker.limits import BrokerLimits, BrokerMetrics
 from falconq_cluster.broker.linearizing import LinearizableReads
 from falconq_cluster.broker.opening import Opening, is_opening_of
 from falconq_cluster.broker.outbox import Outbox
-from falconq_cluster.broker.trimming import Trimming
 from falconq_cluster.broker.waiters import Outcome, Waiter
 from falconq_cluster.clock import Clock, Timer
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import ClientOperation, CommandError, Header, LeasePull, Pull, read_header
-from falconq_cluster.machine.events import Event, OriginOpened, TopicDeleted, Trimmed
+from falconq_cluster.machine.events import Event, OriginOpened
 from falconq_cluster.machine.machine import Applied, Machine
 from falconq_cluster.machine.subscriptions import Seek, SetConsumer
 from falconq_cluster.machine.views import Views
@@ -76,7 +76,9 @@ class Broker:
         )
         self._intake = Intake(lambda: self._state()[0], self.metrics)
         self._opening = Opening(raft=raft, intake=self._intake, clock=clock, limits=limits, random_bytes=random_bytes)
-        self._trimming = Trimming(raft=raft, state=lambda: self._state()[0].state, clock=clock, limits=limits)
+        self._housekeeping = Housekeeping(
+            raft=raft, state=lambda: self._state()[0].state, clock=clock, limits=limits, metrics=self.metrics
+        )
         self._listeners: list[EventListener] = []
         self._is_running = False
         self._is_turn_due = False
@@ -134,7 +136,7 @@ class Broker:
                 timer.cancel()
         self._resend_timer = self._leaderless_timer = None
         self._opening.stop()
-        self._trimming.stop()
+        self._housekeeping.stop()
         self.freshness.stop()
         self.linearizable.stop()
         self.index_waits.stop()
@@ -222,7 +224,7 @@ class Broker:
         taken = self._intake.take(bytes_max)
         if self._intake.queue_count:
             self._raft.request_step()
-        return [*taken, *self._trimming.take()]
+        return [*taken, *self._housekeeping.take()]
 
     def applied(self, applied: Applied) -> None:
         """Give outcomes, then wake those who wait for what the entry changed."""
@@ -232,17 +234,14 @@ class Broker:
         for event in applied.events:
             if isinstance(event, OriginOpened):
                 self._origin_opened(event)
-            elif isinstance(event, Trimmed):
-                self._trimming.applied()
-            elif isinstance(event, TopicDeleted):
-                self._trimming.consider()
+        self._housekeeping.applied(applied.events)
         if header is None:
             self._observe_leadership()
             # The leader of this no-op answers by now; what came to it earlier was dropped.
             self._opening.propose()
             self.freshness.leadership_changed()
             self.linearizable.leadership_changed()
-            self._trimming.consider()
+            self._housekeeping.consider()
         elif header.origin == self._raft.node_id and header.epoch == self.outbox.epoch and not applied.is_repeat:
             self.outbox.applied(header.sequence, applied.index, applied.results)
             if self.outbox.waiting_count:

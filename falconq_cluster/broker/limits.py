@@ -54,6 +54,8 @@ class BrokerLimits:
     """An origin's opening that is not applied after so long is proposed again."""
     trim_interval_ms: int = 20
     """The least time between two commands that trim deleted topics: clients come first."""
+    reap_interval_ms: int = 1_000
+    """How often the leader looks for consumers that have something due by time alone."""
     auto_create: bool = True
     """Publishing creates a missing topic."""
 
@@ -92,6 +94,8 @@ class BrokerMetrics:
     gap_count: int = 0
     """Leader: forwarded commands dropped because an earlier one is missing."""
     overloaded_count: int = 0
+    dead_letter_count: int = 0
+    """Messages that went to the dead letters while this node led."""
     unknown_outcome_count: int = 0
     expired_count: int = 0
     """Operations whose deadline passed before they got a sequence."""

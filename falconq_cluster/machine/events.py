@@ -66,15 +66,20 @@ class Buried:
 class Reaped:
     """A Reap is applied."""
 
+
+@dataclass(frozen=True, slots=True)
+class LeftUndone:
+    """The entry had no room for all that is due: a Reap shall name these."""
+
     consumers: tuple[tuple[str, str], ...]
-    """(topic, consumer) of those that it named and for which it had no room."""
+    """(topic, consumer) of those that have dead messages."""
     redrives: tuple[str, ...]
-    """Dead-letter topics of which it named more than it had room for."""
+    """Dead-letter topics that are to be moved back."""
 
 
 @dataclass(frozen=True, slots=True)
-class ConsumerDeleted:
-    """There is no such consumer any more; another one may have its name in a later command."""
+class ConsumerUnlinked:
+    """What the consumer held is to be trimmed: it was deleted, or moved."""
 
     topic: str
     consumer: str
@@ -100,9 +105,10 @@ Event = (
     | Trimmed
     | LevelGrew
     | HoldingsChanged
-    | ConsumerDeleted
+    | ConsumerUnlinked
     | Buried
     | Reaped
+    | LeftUndone
     | OriginOpened
     | MembersChanged
 )

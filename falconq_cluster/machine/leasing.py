@@ -34,7 +34,7 @@ from falconq_cluster.machine.consumers import (
     refusal_of_new,
     used,
 )
-from falconq_cluster.machine.events import HoldingsChanged
+from falconq_cluster.machine.events import HoldingsChanged, LeftUndone
 from falconq_cluster.machine.holdings import Held, Phase
 from falconq_cluster.machine.rows import LeaseRow
 from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, Taken, take_next
@@ -100,6 +100,8 @@ def settle(turn: Turn, operation: Settle) -> LeaseSettled | Refused:
             continue
         _settle_one(turn, topic, consumer, held, item, burial)
     burial.close()
+    if consumer.holdings.first_dead() is not None:
+        turn.events.append(LeftUndone(((topic.name, consumer.name),), ()))
     if len(failed) < len(operation.items):
         turn.events.append(HoldingsChanged(topic.name, consumer.name))
     return LeaseSettled(len(operation.items) - len(failed), failed)

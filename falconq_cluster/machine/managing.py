@@ -13,7 +13,7 @@ from __future__ import annotations
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Done, Refused
 from falconq_cluster.machine.consumers import create_consumer, new_consumer, refusal_of_new
-from falconq_cluster.machine.events import ConsumerDeleted, HoldingsChanged
+from falconq_cluster.machine.events import ConsumerUnlinked, HoldingsChanged
 from falconq_cluster.machine.placing import place
 from falconq_cluster.machine.rows import DeletionRow
 from falconq_cluster.machine.settings import LEASE_MS_MAX, LEASE_MS_MIN
@@ -72,7 +72,6 @@ def delete_consumer(turn: Turn, topic: TopicState, consumer: ConsumerState) -> N
     _unlink(turn, topic, consumer)
     del topic.consumers[consumer.name]
     turn.delete(keys.consumer_key(topic.number, consumer.name))
-    turn.events.append(ConsumerDeleted(topic.name, consumer.name))
 
 
 def is_abandoned(consumer: ConsumerState, now_ms: int) -> bool:
@@ -147,6 +146,7 @@ def _unlink(turn: Turn, topic: TopicState, consumer: ConsumerState) -> None:
     turn.state.deletions[number] = deletion = Deletion(topic.number, b"", consumer.number)
     turn.put(keys.deletion_key(number), DeletionRow(deletion.topic, deletion.next_key, deletion.consumer))
     consumer.holdings.forget()
+    turn.events.append(ConsumerUnlinked(topic.name, consumer.name))
 
 
 def _no_room(turn: Turn) -> Refused | None:

@@ -10,7 +10,7 @@ Must not know: who proposes, when.
 from __future__ import annotations
 
 from falconq_cluster.machine.burying import bury_dead
-from falconq_cluster.machine.events import HoldingsChanged, Reaped
+from falconq_cluster.machine.events import HoldingsChanged, LeftUndone, Reaped
 from falconq_cluster.machine.managing import delete_consumer, is_abandoned
 from falconq_cluster.machine.redriving import redrive_on
 from falconq_cluster.machine.state import ConsumerState, State, TopicState
@@ -40,7 +40,9 @@ def reap(turn: Turn, operation: Reap) -> None:
             redrive_on(turn, grave)
             if grave.redrive_left:
                 redrives.append(topic_name)
-    turn.events.append(Reaped(tuple(left), tuple(redrives)))
+    turn.events.append(Reaped())
+    if left or redrives:
+        turn.events.append(LeftUndone(tuple(left), tuple(redrives)))
 
 
 def _reap_consumer(turn: Turn, topic: TopicState, consumer: ConsumerState) -> bool:

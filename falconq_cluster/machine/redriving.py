@@ -14,6 +14,7 @@ from falconq_cluster.machine import keys
 from falconq_cluster.machine.burying import CONSUMER, PARTITION, REDRIVER, TOPIC, without_marks
 from falconq_cluster.machine.commands import Range, Refused
 from falconq_cluster.machine.consumers import create_consumer
+from falconq_cluster.machine.events import LeftUndone
 from falconq_cluster.machine.moving import Mover, read_headers, write_headers
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, take_next
@@ -40,6 +41,8 @@ def redrive(turn: Turn, operation: Redrive) -> Redriven | Refused:
         grave.redrive_left, grave.redrive_to = count, topic.name
         redrive_chunk(turn, grave)
         turn.put(keys.topic_key(name), grave.row())
+        if grave.redrive_left:
+            turn.events.append(LeftUndone((), (name,)))
     return Redriven(topic.name, name, count)
 
 

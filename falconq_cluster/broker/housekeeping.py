@@ -1,0 +1,75 @@
+"""What the leader proposes of its own accord: trimming and reaping.
+
+What lives here: which events concern whom of the two.
+Rules: as in broker/trimming.py and broker/reaping.py.
+Must not know: what clients ask for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from falconq_cluster.broker.limits import BrokerLimits, BrokerMetrics
+from falconq_cluster.broker.reaping import Reaping
+from falconq_cluster.broker.trimming import Trimming
+from falconq_cluster.clock import Clock
+from falconq_cluster.machine.events import (
+    Buried,
+    ConsumerUnlinked,
+    Event,
+    LeftUndone,
+    Reaped,
+    TopicDeleted,
+    Trimmed,
+)
+from falconq_cluster.machine.state import State
+from falconq_cluster.raft.seams import RaftView
+
+
+class Housekeeping:
+    """Proposes on the leader; idle elsewhere."""
+
+    def __init__(
+        self,
+        *,
+        raft: RaftView,
+        state: Callable[[], State],
+        clock: Clock,
+        limits: BrokerLimits,
+        metrics: BrokerMetrics,
+    ) -> None:
+        self._raft = raft
+        self._metrics = metrics
+        self._trimming = Trimming(raft=raft, state=state, clock=clock, limits=limits)
+        self._reaping = Reaping(raft=raft, state=state, clock=clock, limits=limits)
+
+    def take(self) -> list[bytes]:
+        """On the leader: the commands to append now."""
+        return [*self._trimming.take(), *self._reaping.take()]
+
+    def applied(self, events: Sequence[Event]) -> None:
+        """See what an entry leaves to be done."""
+        for event in events:
+            match event:
+                case Trimmed():
+                    self._trimming.applied()
+                case TopicDeleted() | ConsumerUnlinked():
+                    self._trimming.consider()
+                case Reaped():
+                    self._reaping.applied()
+                case LeftUndone():
+                    self._reaping.left_undone(event)
+                case Buried() if self._raft.is_leader:
+                    self._metrics.dead_letter_count += event.count
+                case _:
+                    pass
+
+    def consider(self) -> None:
+        """This node may lead by now."""
+        self._trimming.consider()
+        self._reaping.consider()
+
+    def stop(self) -> None:
+        """Propose no more."""
+        self._trimming.stop()
+        self._reaping.stop()
