@@ -94,8 +94,8 @@ def timeline(history: History) -> str:
     return "".join(parts) + "</svg>"
 
 
-def write_report(target: Path, history: History, verdict: Verdict, *, repeat: str) -> None:
-    """`report.html` in the run's directory, and `index.html` beside all runs."""
+def write_report(target: Path, history: History, verdict: Verdict, *, repeat: str, pictures: str = "") -> None:
+    """`report.html` in the run's directory, and `index.html` beside all runs; `pictures` is HTML about the nodes."""
     rows = "".join(
         f"<tr><td>{escape(mode)}</td><td>{count}</td><td>{median:.2f} s</td><td>{high:.2f} s</td></tr>"
         for mode, count, median, high in by_class(history)
@@ -106,7 +106,7 @@ def write_report(target: Path, history: History, verdict: Verdict, *, repeat: st
         f'<link rel="icon" href="data:,"><style>{STYLE}</style><h1>{escape(target.name)}: '
         f'<span class="{verdict.kind}">{verdict.kind}</span></h1><p>Blue: acknowledgements. Grey: the slowest one. '
         f"Red: faults. Green: who leads. Silence: no acknowledgement.</p>{timeline(history)}<h2>Longest silence</h2>"
-        f"<table><tr><th>class</th><th>faults</th><th>p50</th><th>p99</th></tr>{rows}</table><h2>Verdict</h2>"
+        f"<table><tr><th>class</th><th>faults</th><th>p50</th><th>p99</th></tr>{rows}</table>{pictures}<h2>Verdict</h2>"
         f"<pre>{escape(lines)}</pre><h2>Again</h2><pre>{escape(repeat)}</pre></html>\n"
     )
     (target / "verdict").write_text(verdict.kind)

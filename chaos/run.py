@@ -28,6 +28,7 @@ from chaos.judging.model import fold
 from chaos.place import Place
 from chaos.pods import FAKETIME, RAFT, Pod, build_shim
 from chaos.report import write_report
+from chaos.resources import Sample, pictures, watch, write_samples
 from chaos.stores import digests
 from chaos.workloads import Clients
 
@@ -68,11 +69,13 @@ class Run:
             clients = Clients({name: pod.url for name, pod in pods.items()}, writer, self.seed)
             performer = Performer(self.place, pods, self.seed)
             supervisors = [asyncio.create_task(pod.supervise()) for pod in pods.values()]
-            watcher: asyncio.Task[None] | None = None
+            watchers: list[asyncio.Task[None]] = []
+            samples: list[Sample] = []
             try:
                 clients.open()
                 await until("the cluster is ready", clients.are_ready)
-                watcher = asyncio.create_task(self._watch(clients, performer))
+                watchers.append(asyncio.create_task(self._watch(clients, performer)))
+                watchers.append(asyncio.create_task(watch(list(pods.values()), samples)))
                 await until("a leader is known", performer.knows_leader)
                 clients.start(publishers=6, keyed=4, batches=2, consumers=2, readers=2)
                 for experiment in experiments:
@@ -84,7 +87,7 @@ class Run:
                 await clients.store()
                 clients.note("info", "dropped", index=performer.disks.dropped_bytes)
             finally:
-                for task in (*supervisors, *([watcher] if watcher else [])):
+                for task in (*supervisors, *watchers):
                     task.cancel()
                 await asyncio.gather(*supervisors, return_exceptions=True)
                 performer.close()
@@ -98,7 +101,8 @@ class Run:
         files = " ".join(str(experiment.path) for experiment in experiments)
         length = f"--seconds {seconds:g}" if times is None else f"--times {times}"
         again = f"python -m chaos run {files} {length} --seed {self.seed}"
-        write_report(self.target, history, verdict, repeat=again)
+        write_samples(self.target / "resources.csv", samples)
+        write_report(self.target, history, verdict, repeat=again, pictures=pictures(samples))
         return verdict
 
     def _pods(self, experiments: Sequence[Experiment]) -> dict[str, Pod]:
