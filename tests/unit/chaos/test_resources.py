@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from chaos.resources import Sample, highest, pictures, write_samples
 
@@ -35,7 +35,7 @@ def test_the_highest_value_of_a_part_of_a_run_is_found():
 
 
 def test_a_picture_has_a_line_for_each_node_and_is_well_formed():
-    page = ElementTree.fromstring(f"<page>{pictures(SAMPLES)}</page>")
+    page = ET.fromstring(f"<page>{pictures(SAMPLES)}</page>")
     lines = page.findall(".//polyline")
     assert len(lines) == 2 * 2
     assert all(len(line.attrib["points"].split()) == 10 for line in lines)
