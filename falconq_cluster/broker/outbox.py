@@ -36,7 +36,8 @@ from falconq_cluster.machine.commands import (
     TopicOperation,
     encode_command,
 )
-from falconq_cluster.machine.subscriptions import ConsumerOperation, Redrive, Seek, SetConsumer
+from falconq_cluster.machine.state import MachineLimits
+from falconq_cluster.machine.subscriptions import ConsumerOperation, OpenStream, Redrive, Seek, SetConsumer
 from falconq_cluster.raft.seams import RaftView
 
 _RANGE_BYTES = 32
@@ -339,6 +340,8 @@ def _size(operation: ClientOperation) -> int:
         return len(operation.topic) + len(operation.consumer) + 160 + len(offsets) * _LEASE_BYTES
     if isinstance(operation, Redrive):
         return len(operation.topic) + 64
+    if isinstance(operation, OpenStream):
+        return len(operation.topic) + len(operation.consumer) + 96 + MachineLimits().lease_count_max * _LEASE_BYTES
     remembered = operation.count_max * _RANGE_BYTES if operation.attempt else 0
     return len(operation.topic) + len(operation.consumer) + len(operation.attempt) + 64 + remembered
 

@@ -29,7 +29,7 @@ from falconq_cluster.machine.commands import (
 )
 from falconq_cluster.machine.deduping import KEYS_PER_APPEND_MAX
 from falconq_cluster.machine.state import MachineLimits
-from falconq_cluster.machine.subscriptions import ConsumerOperation, Redrive
+from falconq_cluster.machine.subscriptions import ConsumerOperation, OpenStream, Redrive
 
 EXPIRY_GRAIN_MS = 250
 """Times to expire are rounded up to it, so that requests of one moment can be merged."""
@@ -67,6 +67,10 @@ class KeyCount:
         if isinstance(operation, ConsumerOperation):
             # The consumer, the deletion, and cursors.
             self.count += 2 + partitions
+            return
+        if isinstance(operation, OpenStream):
+            # The consumer, and leases of earlier streams.
+            self.count += 1 + _LEASES_MAX
             return
         if isinstance(operation, Settle):
             # A lease each, and the consumer; of a dead message a batch and its partition, and their topic and consumer.

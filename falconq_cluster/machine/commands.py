@@ -18,7 +18,7 @@ import msgspec
 from falconq_cluster.machine.appends import AppendedMany, AppendMany
 from falconq_cluster.machine.operation import Once, Operation
 from falconq_cluster.machine.settings import TopicConfig, TopicSettings
-from falconq_cluster.machine.subscriptions import ConsumerOperation, ConsumerSet, Reap, Redrive, Redriven
+from falconq_cluster.machine.subscriptions import ConsumerOperation, ConsumerResult, QueueOperation, Reap, StreamKind
 
 ENTRY_KIND = 0
 """First byte of a log entry of ours; PySyncObj's own no-op has 1."""
@@ -145,6 +145,8 @@ class LeasePull(Operation, frozen=True, tag=20):
     """No more than so many messages of the consumer are leased at a time; 0 for what the topic says."""
     auto_commit: bool = False
     """The messages are settled as they are given: there is no lease, and nobody gives them back."""
+    stream: StreamKind = StreamKind.NONE
+    """For which the messages are; then `nonce` is the stream's, and they are numbered."""
 
 
 class SettleKind(IntEnum):
@@ -185,7 +187,7 @@ class Settle(Operation, frozen=True, tag=21):
 
 TopicOperation = SetTopic | DeleteTopic
 ClientOperation = (
-    Append | AppendOnce | AppendMany | Pull | LeasePull | Settle | SetTopic | DeleteTopic | ConsumerOperation | Redrive
+    Append | AppendOnce | AppendMany | Pull | LeasePull | Settle | TopicOperation | ConsumerOperation | QueueOperation
 )
 """What clients ask for; has a time to expire."""
 AnyOperation = ClientOperation | OpenOrigin | Tick | Form | SetDisk | Trim | Reap
@@ -281,6 +283,8 @@ class Leased(msgspec.Struct, frozen=True, tag=True):
     nonce: bytes
     expires_ms: int
     """Log time at which the leases end; 0 when there are none."""
+    first_number: int = 0
+    """Of the first message, if the pull was an event stream's; those of the others follow."""
     expired_count: int = 0
     """Messages of which the lease before had ended by time."""
 
@@ -308,17 +312,7 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 
 
 Result = (
-    Refused
-    | Appended
-    | AppendedMany
-    | Duplicate
-    | Pulled
-    | Leased
-    | LeaseSettled
-    | TopicSet
-    | ConsumerSet
-    | Redriven
-    | Done
+    Refused | Appended | AppendedMany | Duplicate | Pulled | Leased | LeaseSettled | TopicSet | ConsumerResult | Done
 )
 
 _operations_encoder = msgspec.msgpack.Encoder()

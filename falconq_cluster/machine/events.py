@@ -86,6 +86,16 @@ class ConsumerUnlinked:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamReplaced:
+    """Another event stream is the only one of the consumer now."""
+
+    topic: str
+    consumer: str
+    nonce: bytes
+    """Of that stream."""
+
+
+@dataclass(frozen=True, slots=True)
 class OriginOpened:
     """A node has a new epoch. If the nonce is not its latest, the node opens again."""
 
@@ -109,6 +119,7 @@ Event = (
     | Buried
     | Reaped
     | LeftUndone
+    | StreamReplaced
     | OriginOpened
     | MembersChanged
 )

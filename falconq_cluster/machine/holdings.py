@@ -65,7 +65,18 @@ class HeldCount:
 class Holdings:
     """All messages in hand of one consumer."""
 
-    __slots__ = ("_dead", "_held", "_last", "_leased", "_ready", "_ready_counts", "_total", "_waiting", "leased_count")
+    __slots__ = (
+        "_dead",
+        "_held",
+        "_last",
+        "_leased",
+        "_numbered",
+        "_ready",
+        "_ready_counts",
+        "_total",
+        "_waiting",
+        "leased_count",
+    )
 
     def __init__(self, total: HeldCount) -> None:
         self._total = total
@@ -77,6 +88,7 @@ class Holdings:
         """Of those that are leased, the ones that are dead when their lease ends by time."""
         self._ready: dict[int, list[_Entry]] = {}
         self._ready_counts: dict[int, int] = {}
+        self._numbered: dict[int, tuple[int, int]] = {}
         self.leased_count = 0
         """Messages whose lease had not ended at the last `advance`."""
 
@@ -88,6 +100,10 @@ class Holdings:
 
     def get(self, partition: int, offset: int) -> Held | None:
         return self._held.get((partition, offset))
+
+    def numbered(self) -> list[Held]:
+        """What was delivered to event streams, in the order of the deliveries."""
+        return [self._held[self._numbered[number]] for number in sorted(self._numbered)]
 
     def ready_count(self, priority: int) -> int:
         """Messages of this priority that may be given again, at the last `advance`."""
@@ -109,6 +125,8 @@ class Holdings:
         self.drop(partition, offset)
         held = self._held[partition, offset] = Held(partition, offset, row)
         self._total.value += 1
+        if row.number:
+            self._numbered[row.number] = (partition, offset)
         if held.phase is Phase.LEASED:
             self.leased_count += 1
         self._enqueue(held)
@@ -118,12 +136,14 @@ class Holdings:
         held = self._held.pop((partition, offset), None)
         if held is not None:
             self._total.value -= 1
+            self._numbered.pop(held.row.number, None)
             self._left(held)
 
     def forget(self) -> None:
         """The consumer is gone, and nobody holds anything for it."""
         self._total.value -= len(self._held)
         self._held.clear()
+        self._numbered.clear()
 
     def advance(self, now_ms: int) -> bool:
         """End what is over by this time; whether something is ready since. A lease is over once its end is reached."""

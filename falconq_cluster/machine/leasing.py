@@ -40,6 +40,7 @@ from falconq_cluster.machine.rows import LeaseRow
 from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, Taken, take_next
 from falconq_cluster.machine.settings import DELAY_MS_MAX, LEASE_MS_MAX, LEASE_MS_MIN
 from falconq_cluster.machine.state import ConsumerState, TopicState
+from falconq_cluster.machine.subscriptions import StreamKind
 from falconq_cluster.machine.turn import Turn
 
 NONCE_BYTES = 16
@@ -52,7 +53,7 @@ def lease_pull(turn: Turn, operation: LeasePull) -> Leased | Refused:
     """Hands out messages, or changes nothing."""
     topic = turn.state.topics.get(operation.topic)
     if topic is None or turn.is_expired(operation.not_after_ms):
-        return _refused_early(turn, operation.not_after_ms, operation.topic)
+        return refused_early(turn, operation.not_after_ms, operation.topic)
     consumer = topic.consumers.get(operation.consumer)
     refusal = _refusal(turn, operation, topic, consumer)
     if refusal is not None:
@@ -60,33 +61,37 @@ def lease_pull(turn: Turn, operation: LeasePull) -> Leased | Refused:
     if consumer is None:
         consumer = create_consumer(turn, topic, operation.consumer)
     used(turn, topic, consumer)
-    _advance(turn, topic, consumer)
+    advance(turn, topic, consumer)
     if consumer.is_paused:
         return Leased(topic.name, consumer.name, [], operation.nonce, 0)
     taken = _choose(turn, topic, consumer, operation)
     if isinstance(taken, Refused):
         return taken
     expires_ms = 0 if operation.auto_commit else turn.log_time_ms + (operation.lease_ms or lease_ms_of(topic, consumer))
-    leasing = _Leasing(turn, topic, consumer, operation.nonce, expires_ms)
+    first_number = consumer.delivery_number + 1 if operation.stream else 0
+    leasing = _Leasing(turn, topic, consumer, operation.nonce, expires_ms, first_number)
     ranges = [leasing.hand_out(found, taken.returned.get((found.partition, found.offset))) for found in taken.ranges]
     if ranges:
         turn.events.append(HoldingsChanged(topic.name, consumer.name))
+    if ranges and operation.stream:
+        consumer.delivery_number += sum(found.count for found in taken.ranges)
+        turn.consumer_changed(topic, consumer)
     expired_count = sum(1 for row in taken.returned.values() if row.nonce)
-    return Leased(topic.name, consumer.name, ranges, operation.nonce, expires_ms, expired_count)
+    return Leased(topic.name, consumer.name, ranges, operation.nonce, expires_ms, first_number, expired_count)
 
 
 def settle(turn: Turn, operation: Settle) -> LeaseSettled | Refused:
     """Judges the items in their order, each alone."""
     topic = turn.state.topics.get(operation.topic)
     if topic is None or turn.is_expired(operation.not_after_ms):
-        return _refused_early(turn, operation.not_after_ms, operation.topic)
+        return refused_early(turn, operation.not_after_ms, operation.topic)
     if len(operation.items) > turn.limits.lease_count_max:
         return Refused("bad_request", f"at most {turn.limits.lease_count_max} leases are settled at a time")
     consumer = topic.consumers.get(operation.consumer)
     if consumer is None:
         return LeaseSettled(0, [(place, "lease_lost", _LOST) for place in range(len(operation.items))])
     used(turn, topic, consumer)
-    _advance(turn, topic, consumer)
+    advance(turn, topic, consumer)
     burial = Burial(turn, topic, consumer)
     failed: list[tuple[int, str, str]] = []
     for place, item in enumerate(operation.items):
@@ -107,7 +112,8 @@ def settle(turn: Turn, operation: Settle) -> LeaseSettled | Refused:
     return LeaseSettled(len(operation.items) - len(failed), failed)
 
 
-def _refused_early(turn: Turn, not_after_ms: int, topic: str) -> Refused:
+def refused_early(turn: Turn, not_after_ms: int, topic: str) -> Refused:
+    """Why an operation on a topic that is not there, or that came too late, does nothing."""
     if turn.is_expired(not_after_ms):
         return Refused("expired", f"the time ran out at {not_after_ms}, it is {turn.log_time_ms}")
     return Refused("topic_not_found", f"there is no topic {topic[:200]!r}")
@@ -122,10 +128,15 @@ def _refusal(turn: Turn, operation: LeasePull, topic: TopicState, consumer: Cons
         return Refused("bad_request", f"a lease takes {LEASE_MS_MIN} to {LEASE_MS_MAX} ms, not {operation.lease_ms}")
     if not 0 <= operation.level_min < len(topic.config.levels):
         return Refused("unknown_priority", f"topic {topic.name!r} has no level {operation.level_min}")
+    if operation.stream and (
+        consumer is None or (operation.stream is StreamKind.ALONE and consumer.stream != operation.nonce)
+    ):
+        return Refused("lease_lost", f"the stream of consumer {operation.consumer!r} is over: another took its place")
     return None if consumer is not None else refusal_of_new(turn, topic, operation.consumer)
 
 
-def _advance(turn: Turn, topic: TopicState, consumer: ConsumerState) -> None:
+def advance(turn: Turn, topic: TopicState, consumer: ConsumerState) -> None:
+    """End what is over by now in the consumer's hand."""
     if consumer.holdings.advance(turn.log_time_ms):
         turn.events.append(HoldingsChanged(topic.name, consumer.name))
 
@@ -159,19 +170,27 @@ def _choose(turn: Turn, topic: TopicState, consumer: ConsumerState, operation: L
 class _Leasing:
     """Hands out what was chosen."""
 
-    def __init__(self, turn: Turn, topic: TopicState, consumer: ConsumerState, nonce: bytes, until_ms: int) -> None:
+    def __init__(
+        self, turn: Turn, topic: TopicState, consumer: ConsumerState, nonce: bytes, until_ms: int, number: int
+    ) -> None:
         self._turn, self._topic, self._consumer = turn, topic, consumer
         self._nonce, self._until_ms = nonce, until_ms
         """The leases' end; 0 when the messages are settled at once."""
+        self._number = number
+        """Of the next delivery to a stream; 0 without one."""
 
     def hand_out(self, found: Range, before: LeaseRow | None) -> LeasedRange:
         """`before` is the row of a message that is given again."""
         row = self._fresh(found) if before is None else self._again(before)
         for offset in range(found.offset, found.offset + found.count):
-            if self._until_ms:
-                put_in_hand(self._turn, self._topic, self._consumer, (found.partition, offset), row)
+            place = (found.partition, offset)
+            if self._until_ms and self._number:
+                put_in_hand(self._turn, self._topic, self._consumer, place, replace(row, number=self._number))
+                self._number += 1
+            elif self._until_ms:
+                put_in_hand(self._turn, self._topic, self._consumer, place, row)
             elif before is not None:
-                self._turn.delete(_key(self._topic, self._consumer, (found.partition, offset)))
+                self._turn.delete(_key(self._topic, self._consumer, place))
         return LeasedRange(found, row.failed_count + 1, row.acquired_count)
 
     def _fresh(self, found: Range) -> LeaseRow:
@@ -201,6 +220,7 @@ class _Leasing:
             until_ms=self._until_ms,
             backoff_ms=self._topic.config.retry.wait_ms(failed_count + 1),
             is_last=self._is_last(failed_count + 1),
+            number=0,
         )
 
     def _is_last(self, delivery_count: int) -> bool:
@@ -235,19 +255,19 @@ def _settle_one(
         case SettleKind.EXTEND:
             put_in_hand(turn, topic, consumer, place, replace(row, until_ms=now_ms + item.ms))
         case SettleKind.RELEASE:
-            put_in_hand(turn, topic, consumer, place, replace(row, nonce=b"", until_ms=now_ms))
+            put_in_hand(turn, topic, consumer, place, replace(row, nonce=b"", until_ms=now_ms, number=0))
         case SettleKind.NACK:
             priority = row.priority if item.priority < 0 else item.priority
             failed_count = row.failed_count + 1
             until_ms = now_ms + (topic.config.retry.wait_ms(failed_count) if item.ms < 0 else item.ms)
-            waiting = replace(row, nonce=b"", until_ms=until_ms, priority=priority, failed_count=failed_count)
+            waiting = replace(row, nonce=b"", until_ms=until_ms, priority=priority, failed_count=failed_count, number=0)
             if row.is_last and not topic.is_dead_letters:
                 _bury(turn, topic, consumer, place, replace(waiting, until_ms=now_ms, reason=TOO_OFTEN), burial)
             else:
                 put_in_hand(turn, topic, consumer, place, waiting)
         case SettleKind.REJECT:
             failed_count, reason = row.failed_count + 1, item.reason or REJECTED
-            dead = replace(row, nonce=b"", until_ms=now_ms, failed_count=failed_count, reason=reason)
+            dead = replace(row, nonce=b"", until_ms=now_ms, failed_count=failed_count, reason=reason, number=0)
             _bury(turn, topic, consumer, place, dead, burial)
 
 

@@ -42,7 +42,16 @@ from falconq_cluster.machine.reaping import reap
 from falconq_cluster.machine.redriving import redrive
 from falconq_cluster.machine.rows import ClusterRow, MetaRow, OriginRow, decode_row, encode_row
 from falconq_cluster.machine.state import MachineLimits, OriginState, State, read_state
-from falconq_cluster.machine.subscriptions import DeleteConsumer, PauseConsumer, Reap, Redrive, Seek, SetConsumer
+from falconq_cluster.machine.streaming import open_stream
+from falconq_cluster.machine.subscriptions import (
+    DeleteConsumer,
+    OpenStream,
+    PauseConsumer,
+    Reap,
+    Redrive,
+    Seek,
+    SetConsumer,
+)
 from falconq_cluster.machine.topics import delete_topic, set_topic
 from falconq_cluster.machine.trimming import trim
 from falconq_cluster.machine.turn import DIGEST_BYTES, Turn
@@ -208,6 +217,8 @@ def _apply_operation(turn: Turn, operation: AnyOperation) -> Result:
             return delete_topic(turn, operation)
         case LeasePull():
             return lease_pull(turn, operation)
+        case OpenStream():
+            return open_stream(turn, operation)
         case Settle():
             return settle(turn, operation)
         case SetConsumer() | DeleteConsumer() | Seek() | PauseConsumer():

@@ -109,6 +109,10 @@ class ConsumerRow(Row, frozen=True):
     """It is given nothing."""
     used_ms: int = 0
     """Log time of its last use, to the minute."""
+    delivery_number: int = 0
+    """Of the last delivery to an event stream."""
+    stream: bytes = b""
+    """Nonce of the last event stream that had the consumer alone."""
 
 
 class CursorPosition(Row, frozen=True):
@@ -161,6 +165,8 @@ class LeaseRow(Row, frozen=True):
     """If this delivery fails, there is no other one: the message is dead."""
     reason: str = ""
     """Why it is dead, which it is with any: it goes to the dead letters."""
+    number: int = 0
+    """Of the delivery to an event stream; 0 when it was to none, or was given back."""
 
 
 class OnceRow(Row, frozen=True):

@@ -121,6 +121,9 @@ class ConsumerState:
     is_paused: bool = False
     used_ms: int = 0
     """Log time of its last use, to the minute."""
+    delivery_number: int = 0
+    stream: bytes = b""
+    """Both as in `rows.ConsumerRow`."""
 
     def row(self) -> ConsumerRow:
         return ConsumerRow(
@@ -132,6 +135,8 @@ class ConsumerState:
             config=self.config,
             is_paused=self.is_paused,
             used_ms=self.used_ms,
+            delivery_number=self.delivery_number,
+            stream=self.stream,
         )
 
     def cursors_of(self, partition: PartitionState) -> list[Cursor]:
@@ -333,6 +338,7 @@ def _read_consumers(reader: Reader, topics: dict[int, TopicState], state: State)
         consumer = ConsumerState(name, row.number, row.created_ms, row.last_partition, holdings=holdings)
         consumer.served, consumer.turns = list(row.served), list(row.turns)
         consumer.config, consumer.is_paused, consumer.used_ms = row.config, row.is_paused, row.used_ms or row.created_ms
+        consumer.delivery_number, consumer.stream = row.delivery_number, row.stream
         topic.consumers[name] = consumers[topic_number, row.number] = consumer
     for key, value in _scan_known(reader, keys.CURSOR, topics, deleted):
         topic_number, consumer_number, partition = keys.read_cursor_key(key)

@@ -1,6 +1,7 @@
 """Operations on consumers, and what they did.
 
-What lives here: a consumer's settings, and the operations that make, change, move, pause and delete consumers.
+What lives here: a consumer's settings, the operations that make, change, move, pause and delete consumers, and the one
+that opens an event stream.
 Rules: those of machine/commands.py, which lists all operations and results.
 Must not know: the log, the network, time.
 """
@@ -89,6 +90,31 @@ class PauseConsumer(Operation, frozen=True, tag=25):
     is_paused: bool
 
 
+class StreamKind(IntEnum):
+    """Whether a pull is an event stream's, and what there is beside the stream."""
+
+    NONE = 0
+    ALONE = 1
+    """The only stream of its consumer."""
+    SHARED = 2
+    """One of several."""
+
+
+class OpenStream(Operation, frozen=True, tag=29):
+    """Begin an event stream, or go on with one from the last delivery that its client has seen (P20)."""
+
+    not_after_ms: int
+    topic: str
+    consumer: str
+    nonce: bytes
+    """16 random bytes of the origin."""
+    stream: StreamKind
+    acked_number: int = 0
+    """Of the last delivery that the client has seen; 0 for none."""
+    acked_nonce: bytes = b""
+    """SHARED: of the stream that gave it."""
+
+
 class Redrive(Operation, frozen=True, tag=26):
     """Move dead letters of a topic back, in as many commands as it takes (P12)."""
 
@@ -107,6 +133,17 @@ class Reap(Operation, frozen=True, tag=27):
 
 
 ConsumerOperation = SetConsumer | DeleteConsumer | Seek | PauseConsumer
+QueueOperation = OpenStream | Redrive
+"""What else clients ask for."""
+
+
+class StreamOpened(msgspec.Struct, frozen=True, tag=True):
+    """The stream may be handed messages."""
+
+    topic: str
+    consumer: str
+    is_done: bool
+    """Whether all that earlier streams had in hand is settled; else the operation is to be sent again."""
 
 
 class ConsumerSet(msgspec.Struct, frozen=True, tag=True):
@@ -123,3 +160,6 @@ class Redriven(msgspec.Struct, frozen=True, tag=True):
     topic: str
     dead_letter_topic: str
     count: int
+
+
+ConsumerResult = ConsumerSet | StreamOpened | Redriven

@@ -188,8 +188,11 @@ ROWS = [
     ),
     (rows.DeletionRow(258, b"\x20\x01"), "0193cd0102c402200100"),
     (rows.PartitionRow(1, 9, [rows.LevelCounts(5, 500), rows.LevelCounts(3, 300)]), "01930109929205cd01f49203cd012c"),
-    (rows.ConsumerRow(772, 1000, -1), "0198cd0304cd03e8ff9090949200000000ce240c8400c200"),
-    (rows.LeaseRow(1, 4, 30, 0, 2, 3, b"n", 1000, 5, is_last=True, reason="r"), "019b01041e000203c4016ecd03e805c3a172"),
+    (rows.ConsumerRow(772, 1000, -1), "019acd0304cd03e8ff9090949200000000ce240c8400c20000c400"),
+    (
+        rows.LeaseRow(1, 4, 30, 0, 2, 3, b"n", 1000, 5, is_last=True, reason="r"),
+        "019c01041e000203c4016ecd03e805c3a17200",
+    ),
     (rows.CursorRow([rows.CursorPosition(4, 6, 5), rows.CursorPosition(0, 0, 0)]), "0191929304060593000000"),
     (rows.OnceRow(9, 1000, 3, 7, b"\xaa", 1, 2, 4, 1, 0), "019b09cd03e80307c401aa0102040100c400"),
     (rows.AttemptRow("a", 1000, [Range(0, 1, 4, 6, 2)], [(0, 6)]), "0194a161cd03e89195000104060291920006"),

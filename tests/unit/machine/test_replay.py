@@ -23,6 +23,7 @@ from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.subscriptions import (
     ConsumerConfig,
     DeleteConsumer,
+    OpenStream,
     PauseConsumer,
     Reap,
     Redrive,
@@ -30,6 +31,7 @@ from falconq_cluster.machine.subscriptions import (
     SetConsumer,
     Start,
     StartKind,
+    StreamKind,
 )
 from tests.unit.machine.helpers import Node, append, pull
 
@@ -77,8 +79,13 @@ def _managed(random: Random, topic: str, consumer: str) -> AnyOperation:
 
 
 def _leased(random: Random, topic: str, consumer: str) -> AnyOperation:
+    if random.random() < 0.2:
+        return OpenStream(
+            0, topic, consumer, bytes(16), random.choice([StreamKind.ALONE, StreamKind.SHARED]), random.randrange(9)
+        )
     if random.random() < 0.5:
-        return LeasePull(0, topic, consumer, random.randrange(1, 9), 4096, 20_000, 0, bytes(16), 0)
+        kind = random.choice(list(StreamKind))
+        return LeasePull(0, topic, consumer, random.randrange(1, 9), 4096, 20_000, 0, bytes(16), 0, stream=kind)
     if random.random() < 0.3:
         due = Reap([(topic, consumer)], [f"{topic}.dead"])
         return Redrive(0, topic, random.randrange(3)) if random.random() < 0.3 else due
