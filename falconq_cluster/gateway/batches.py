@@ -18,6 +18,14 @@ import msgspec
 from falconq_cluster.broker.requests import AtomicRequest, Published, PublishRequest
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway import answers
+from falconq_cluster.gateway.cloudevents import (
+    CLOUDEVENT,
+    CLOUDEVENT_BATCH_JSON,
+    STRUCTURED_SCHEMA,
+    check_structured,
+    read_structured,
+    refuse_key,
+)
 from falconq_cluster.gateway.describing import (
     IDEMPOTENCY_KEY,
     JSON,
@@ -86,8 +94,14 @@ BATCH = Operation(
                 "maxItems": BATCH_MESSAGES_MAX,
             },
             NDJSON: {"type": "string"},
+            CLOUDEVENT_BATCH_JSON: {
+                "type": "array",
+                "items": STRUCTURED_SCHEMA,
+                "minItems": 1,
+                "maxItems": BATCH_MESSAGES_MAX,
+            },
         },
-        text="An array of messages, or one message a line.",
+        text="An array of messages, one message a line, or an array of CloudEvents, which can't be atomic.",
         examples={JSON: [PUBLISH_EXAMPLE, {"message": "second"}]},
     ),
     replies=(Reply(text="What became of each.", body=BatchResultsAnswer, headers=("Idempotency-Replayed",)),),
@@ -118,6 +132,10 @@ class BatchRoutes:
         if key is not None and len(key) > IDEMPOTENCY_KEY_CHARS_MAX - PLACE_CHARS:
             most = IDEMPOTENCY_KEY_CHARS_MAX - PLACE_CHARS
             raise refuse("Idempotency-Key", f"the key of a batch has at most {most} characters")
+        if _has_events(call):
+            refuse_key([] if key is None else [key])
+            if is_atomic:
+                raise refuse("atomic", "events are appended each once, not all or nothing; send them as messages")
         parts = await self._parts(call, ATOMIC_MESSAGES_MAX if is_atomic else BATCH_MESSAGES_MAX)
         await wait_min_index(self._service, call)
         trace = read_traceparent(call.headers(TRACEPARENT.name))
@@ -154,7 +172,9 @@ class BatchRoutes:
         """The messages as they came. Raises: bad_request."""
         content_type = call.header("Content-Type")
         is_lines = content_type is not None and media_type(content_type) == NDJSON
-        check_content_type(None if is_lines else content_type, call.header("Content-Encoding"))
+        if _has_events(call):
+            check_structured(content_type or "", CLOUDEVENT_BATCH_JSON)
+        check_content_type(None if is_lines or _has_events(call) else content_type, call.header("Content-Encoding"))
         body = await call.body()
         if is_lines:
             parts = [line for line in body.split(b"\n") if line.strip()]
@@ -172,13 +192,14 @@ class BatchRoutes:
     def _request(
         self, part: bytes, call: Call, topic: str, key: str | None, trace: str | None
     ) -> PublishRequest | FalconQError:
+        read = read_structured if _has_events(call) else publish_request
         try:
-            request = publish_request(part, topic, depth_max=self._json_depth_max, deadline_ms=call.deadline_ms)
+            request = read(part, topic, depth_max=self._json_depth_max, deadline_ms=call.deadline_ms)
             if key is not None and request.producer is not None:
                 raise refuse("producer", "there are both an 'Idempotency-Key' and a 'producer'; give one of them")
         except FalconQError as error:
             return error
-        return replace(request, idempotency_key=key, traceparent=trace)
+        return replace(request, idempotency_key=request.idempotency_key or key, traceparent=trace)
 
     async def _publish_all(self, requests: list[PublishRequest | FalconQError]) -> list[Published | FalconQError]:
         """The outcome of each. All are proposed in their order before any is waited for."""
@@ -199,3 +220,7 @@ class BatchRoutes:
                 if place % TURN_MESSAGES == TURN_MESSAGES - 1:
                     await asyncio.sleep(0)
         return [result for result in results if result is not None]
+
+
+def _has_events(call: Call) -> bool:
+    return media_type(call.header("Content-Type") or JSON).startswith(CLOUDEVENT)

@@ -138,6 +138,8 @@ class Operation:
     headers: tuple[Parameter, ...] = ()
     refused_headers: tuple[str, ...] = ()
     """Looked at only to be refused."""
+    header_prefix: str = ""
+    """Headers that begin so, in lower case, may be read; the text says which there are."""
     body: Body | None = None
     """None refuses one, or never looks at it."""
     replies: tuple[Reply, ...]

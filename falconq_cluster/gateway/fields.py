@@ -136,7 +136,7 @@ def read_producer(raw: bytes) -> tuple[str, int] | None:
         code = "unknown_field" if "unknown field" in str(error) else "bad_request"
         text = str(error).replace("`", "'")
         raise refuse("producer", f'field \'producer\' is {{"id": …, "sequence": 1 …}}: {text}', code=code) from error
-    if len(_outermost_pairs(raw)) > len(ProducerBody.__struct_fields__):
+    if len(outermost_pairs(raw)) > len(ProducerBody.__struct_fields__):
         raise refuse("producer", "field 'producer' has a name more than once; give it one value")
     return read_name(producer.id, "producer.id"), producer.sequence
 
@@ -220,13 +220,13 @@ def _refuse_repeated_fields(data: bytes) -> None:
     """Raises: bad_request when a field of the body itself is there twice; the message's own are its owner's matter."""
     if all(data.count(token) <= 1 for token in _FIELD_TOKENS) and b"\\u" not in data:
         return  # A repeated field would show twice, unless it were spelled with escapes.
-    names = [name for name, _ in _outermost_pairs(data)]
+    names = [name for name, _ in outermost_pairs(data)]
     for name in names:
         if names.count(name) > 1:
             raise refuse(name, f"field '{name}' is there more than once; give it one value")
 
 
-def _outermost_pairs(data: bytes) -> list[tuple[str, object]]:
+def outermost_pairs(data: bytes) -> list[tuple[str, object]]:
     """The pairs of a valid JSON object, repeated names included. Numbers stay text: a long one would be refused."""
     pairs: list[tuple[str, object]] = json.loads(data, object_pairs_hook=list, parse_int=str, parse_float=str)
     return pairs
@@ -239,7 +239,7 @@ def _check_headers(raw: bytes) -> None:
         headers = _headers_decoder.decode(raw)
     except msgspec.ValidationError as error:
         raise refuse("headers", f"field 'headers' is an object of strings: {error}") from error
-    if len(headers) != len(_outermost_pairs(raw)):
+    if len(headers) != len(outermost_pairs(raw)):
         raise refuse("headers", "field 'headers' has a name more than once; give it one value")
     if len(headers) > HEADER_COUNT_MAX:
         raise refuse("headers", f"field 'headers' has {len(headers)} names; at most {HEADER_COUNT_MAX} are kept")

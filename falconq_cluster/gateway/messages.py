@@ -8,12 +8,23 @@ Must not know: aiohttp, the log.
 
 from __future__ import annotations
 
-from base64 import b64encode
+from dataclasses import replace
 
 import msgspec
 
 from falconq_cluster.broker.requests import Published, PublishRequest
 from falconq_cluster.gateway import answers
+from falconq_cluster.gateway.cloudevents import (
+    CLOUDEVENT,
+    CLOUDEVENT_JSON,
+    PREFIX,
+    STRUCTURED_SCHEMA,
+    binary_attributes,
+    check_structured,
+    read_binary,
+    read_structured,
+    refuse_key,
+)
 from falconq_cluster.gateway.describing import IDEMPOTENCY_KEY, JSON, MIN_INDEX, Body, Operation, Reply, Text
 from falconq_cluster.gateway.fields import (
     PARTITION_KEY_CHARS_MAX,
@@ -27,6 +38,7 @@ from falconq_cluster.gateway.fields import (
 )
 from falconq_cluster.gateway.minimum import wait_min_index
 from falconq_cluster.gateway.query import Query
+from falconq_cluster.gateway.raw import level_of_text, raw_message
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
 from falconq_cluster.gateway.seed import PROBLEMS_OF_PUBLISHES, PUBLISH_EXAMPLE, REPLAYED, read_json_publish
@@ -38,15 +50,15 @@ KEY = "FalconQ-Key"
 UNKNOWN_HEADERS = ("FalconQ-Delay-Ms", "FalconQ-Ttl-Ms")
 """A message that asked to wait or to expire must not be taken as one that does neither."""
 CONTENT_TYPE_CHARS_MAX = 256
-PRIORITY_DIGITS_MAX = 5
-"""As many as the largest number of a level in a JSON body has."""
 
 PUBLISH = Operation(
     id="createMessage",
     summary="Append one message, as JSON or as a raw body",
     tag="Messages",
     text="A body of any type but `application/json` is the message itself: text is kept as a JSON string, all else as "
-    "one in base64, and the headers `contentType` and `encoding` of the message say which.",
+    "one in base64, and the headers `contentType` and `encoding` of the message say which. With the "
+    "headers `ce-specversion`, `ce-id`, `ce-source` and `ce-type`, and others that begin with `ce-`, the body is the "
+    "data of a CloudEvent in binary mode, by the HTTP binding of CloudEvents 1.0.",
     headers=(
         IDEMPOTENCY_KEY,
         Text(name=PRIORITY, text="Of a raw body: its `priority`, a level's name or number."),
@@ -55,8 +67,14 @@ PUBLISH = Operation(
         MIN_INDEX,
     ),
     refused_headers=UNKNOWN_HEADERS,
+    header_prefix=PREFIX,
     body=Body(
-        content={JSON: PublishBody, "text/plain": {"type": "string"}, "application/octet-stream": {}},
+        content={
+            JSON: PublishBody,
+            CLOUDEVENT_JSON: STRUCTURED_SCHEMA,
+            "text/plain": {"type": "string"},
+            "application/octet-stream": {},
+        },
         text="Every other type is taken as `application/octet-stream` is.",
         examples={JSON: PUBLISH_EXAMPLE, "text/plain": "hello"},
     ),
@@ -88,13 +106,32 @@ class MessageRoutes:
         topic = read_name(call.topic, "topic")
         Query(call.query, call.operation.parameters)
         refuse_unknown_headers(call)
-        if media_type(call.header("Content-Type") or JSON) == JSON:
+        kind = media_type(call.header("Content-Type") or JSON)
+        attributes = binary_attributes(call.prefixed_headers())
+        if attributes or kind.startswith(CLOUDEVENT):
+            request = await self._read_event(call, topic, attributes)
+        elif kind == JSON:
             refuse_raw_headers(call)
             request = await read_json_publish(call, topic, depth_max=self._json_depth_max)
         else:
             request = await _read_raw_publish(call, topic)
         await wait_min_index(self._service, call)
         return _made(await self._service.publish(request))
+
+    async def _read_event(self, call: Call, topic: str, attributes: dict[str, str]) -> PublishRequest:
+        """The body, or with attributes in headers the data, is of a CloudEvent. Raises: FalconQError."""
+        refuse_raw_headers(call)
+        refuse_key(call.headers(IDEMPOTENCY_KEY.name))
+        check_encoding(call.header("Content-Encoding"))
+        content_type, body = call.header("Content-Type"), await call.body()
+        if media_type(content_type or JSON).startswith(CLOUDEVENT):
+            check_structured(content_type or "", CLOUDEVENT_JSON)
+            request = read_structured(body, topic, depth_max=self._json_depth_max, deadline_ms=call.deadline_ms)
+        else:
+            if content_type is not None:
+                attributes["datacontenttype"] = content_type
+            request = read_binary(attributes, body, topic, depth_max=self._json_depth_max, deadline_ms=call.deadline_ms)
+        return replace(request, traceparent=read_traceparent(call.headers(TRACEPARENT.name)))
 
 
 def refuse_unknown_headers(call: Call) -> None:
@@ -129,25 +166,13 @@ async def _read_raw_publish(call: Call, topic: str) -> PublishRequest:
     return PublishRequest(
         topic=topic,
         message=message,
-        priority=_level(priority),
+        priority=level_of_text(priority),
         partition_key=partition_key,
-        headers=headers,
+        headers=_encoder.encode(headers),
         idempotency_key=key,
         traceparent=read_traceparent(call.headers(TRACEPARENT.name)),
         deadline_ms=call.deadline_ms,
     )
-
-
-def raw_message(body: bytes, content_type: str) -> tuple[bytes, bytes]:
-    """(message, headers) as JSON: UTF-8 text as a string, all else in base64."""
-    headers = {"contentType": content_type}
-    if media_type(content_type).startswith("text/"):
-        try:
-            return _encoder.encode(body.decode()), _encoder.encode(headers)
-        except UnicodeDecodeError:
-            pass  # In another charset, which base64 keeps.
-    headers["encoding"] = "base64"
-    return _encoder.encode(b64encode(body).decode()), _encoder.encode(headers)
 
 
 def _single(call: Call, name: str) -> str | None:
@@ -155,13 +180,6 @@ def _single(call: Call, name: str) -> str | None:
     if len(values) > 1:
         raise refuse(name, f"header '{name}' is there more than once; give it one value")
     return values[0] if values else None
-
-
-def _level(value: str | None) -> str | int | None:
-    """A number, or else a level's name."""
-    if value is not None and value.isascii() and value.isdigit() and len(value) <= PRIORITY_DIGITS_MAX:
-        return int(value)
-    return value
 
 
 def _made(published: Published) -> Answer:

@@ -63,6 +63,9 @@ class Call(Protocol):
     def headers(self, name: str) -> Sequence[str]:
         """All values of the header. Only of declared headers."""
 
+    def prefixed_headers(self) -> Sequence[tuple[str, str]]:
+        """(name in lower case, value) of each header with the declared prefix; none without one."""
+
     async def body(self) -> bytes:
         """The whole body, bounded while it is read. Raises: body_too_large, request_timeout."""
 

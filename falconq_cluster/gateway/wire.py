@@ -73,6 +73,13 @@ class HttpCall:
         assert name in self.operation.readable_headers, f"{self.route.pattern} does not declare {name}"
         return self._request.headers.getall(name, ())
 
+    def prefixed_headers(self) -> Sequence[tuple[str, str]]:
+        prefix = self.operation.header_prefix
+        if not prefix:
+            return ()
+        named = ((name.lower(), value) for name, value in self._request.headers.items())
+        return [(name, value) for name, value in named if name.startswith(prefix)]
+
     async def body(self) -> bytes:
         """The whole body. Raises: body_too_large before more than the limit is held, request_timeout."""
         request = self._request

@@ -8,18 +8,26 @@ Must not know: how a repeat is recognised.
 from __future__ import annotations
 
 import asyncio
+import json
 from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from cloudevents.core.bindings.http import HTTPMessage, from_binary_event, to_binary_event, to_structured_event
+from cloudevents.core.v1.event import CloudEvent
 
 from tests.cluster.clients import Http
 from tests.cluster.harness import Cluster
 from tests.cluster.processes import Node
 from tests.cluster.test_exactly_once import run_command
 
+EVENTS: list[tuple[str, Any]] = [
+    ("application/json", {"order": 17}),
+    ("text/plain", "hello"),
+    ("application/octet-stream", b"\x00\xff"),
+]
 GUIDE = Path(__file__).parents[2] / "docs" / "publishing.md"
 
 
@@ -30,8 +38,17 @@ async def test_the_commands_of_the_guide_are_answered_as_it_says(make_cluster: C
     nodes = list(cluster.nodes.values())
     lines = [line.strip() for line in GUIDE.read_text().splitlines() if line.startswith("    curl ")]
     answers = [await asyncio.to_thread(run_command, line, nodes) for line in lines]
-    *single, (status, _, batch), once, again, refused = answers
-    *single, traced, opened, late, repeated = single
+    plain, events, (traced, *ledger), (status, _, batch), transfers = (
+        answers[:3],
+        answers[3:6],
+        answers[6:10],
+        answers[10],
+        answers[11:],
+    )
+    opened, late, repeated = ledger
+    once, again, refused = transfers
+    assert [status for status, _, _ in events] == [201, 201, 200]
+    assert [event["duplicate"] for event in events[2][2]["results"]] == [True, False]
     assert traced[0] == 201
     assert [status for status, _, _ in (opened, late, repeated)] == [201, 412, 201]
     assert "is 0, not -1" in late[2]["detail"]
@@ -41,7 +58,7 @@ async def test_the_commands_of_the_guide_are_answered_as_it_says(make_cluster: C
     assert again[2]["results"] == [result | {"duplicate": True} for result in once[2]["results"]]
     assert again[1]["Idempotency-Replayed"] == "true"
     assert refused[2]["detail"].startswith("message 1: ")
-    assert [(code, body["priority"]) for code, _, body in single] == [(201, "high"), (201, "high"), (201, "low")]
+    assert [(code, body["priority"]) for code, _, body in plain] == [(201, "high"), (201, "high"), (201, "low")]
     stored, failed = batch["results"]
     assert (status, stored["priority"], failed["code"]) == (200, "low", "unknown_priority")
     await cluster.converge()
@@ -55,6 +72,9 @@ async def test_the_commands_of_the_guide_are_answered_as_it_says(make_cluster: C
         assert from_batch["message"] == "order 20"
         assert [message["message"] for message in await cluster.read_all(node, "ledger")] == ["opened"]
         assert [message["message"] for message in await cluster.read_all(node, "transfers")] == ["minus 5", "plus 5"]
+        first, second, third = await cluster.read_all(node, "events")
+        assert (first["priority"], first["partitionKey"], first["message"]) == ("high", "customer-4", {"order": 17})
+        assert (second["message"], second["headers"]["ce-id"], third["message"]) == ({"order": 18}, "18", None)
         assert raw["headers"] == {"contentType": "application/octet-stream", "encoding": "base64"}
 
 
@@ -71,6 +91,38 @@ async def read_partitions(cluster: Cluster, node: Node, count: int) -> list[dict
             messages += page.body["messages"]
             offset = page.body["nextOffset"]
     return messages
+
+
+async def test_events_of_the_official_sdk_are_taken_once_in_every_mode_and_made_again_by_it(
+    cluster: Cluster, http: Http
+) -> None:
+    nodes = list(cluster.nodes.values())
+    made = [
+        CloudEvent({"id": f"{n}", "source": "/sdk", "type": "test", "datacontenttype": kind, "n": f"{n}"}, data)
+        for n, (kind, data) in enumerate(EVENTS)
+    ]
+    for event in made:
+        for node, message in zip(nodes, (to_binary_event(event), to_structured_event(event)), strict=False):
+            url = f"{node.url}/v1/topics/events/messages"
+            answer = await http.call("POST", url, data=message.body, headers=message.headers)
+            assert answer.status == 201, answer
+            assert answer.body["duplicate"] == (message.headers["content-type"] == "application/cloudevents+json")
+    await cluster.converge()
+    for node in nodes:
+        messages = await cluster.read_all(node, "events")
+        assert len(messages) == len(made)
+        for stored, event in zip(messages, made, strict=True):
+            headers = stored["headers"]
+            if headers.get("encoding") == "base64":
+                body = b64decode(stored["message"])
+            elif headers["contentType"].startswith("text/"):
+                body = stored["message"].encode()
+            else:
+                body = json.dumps(stored["message"]).encode()
+            sent = {name: value for name, value in headers.items() if name.startswith("ce-")}
+            again = from_binary_event(HTTPMessage(sent | {"content-type": headers["contentType"]}, body))
+            assert again.get_data() == event.get_data()
+            assert again.get_attributes() == event.get_attributes()
 
 
 BATCHES = 60

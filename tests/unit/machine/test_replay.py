@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 
+from falconq_cluster.machine.appends import AppendMany, Part
 from falconq_cluster.machine.commands import (
     AnyOperation,
     DeleteTopic,
@@ -17,7 +18,10 @@ from falconq_cluster.machine.commands import (
     Tick,
     Trim,
 )
+from falconq_cluster.machine.deduping import DIGEST_BYTES
 from falconq_cluster.machine.machine import NO_OP, Machine
+from falconq_cluster.machine.operation import Once
+from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.settings import TopicSettings
 from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.subscriptions import (
@@ -58,6 +62,7 @@ def history(seed: int, length: int) -> Node:
                     [pull(random.randrange(1, 9), topic=topic, consumer=consumer, attempt=attempt)],
                     [Tick(), SetDisk("n1", random.choice("ab"))],
                     [_set_topic(random, topic)],
+                    [_many(random, topic, str(sequence))],
                     [_managed(random, topic, consumer)],
                     [_leased(random, topic, consumer)],
                     [DeleteTopic(0, topic, 0), Trim()] if random.random() < 0.3 else [Trim()],
@@ -65,6 +70,14 @@ def history(seed: int, length: int) -> Node:
             )
         node.command(*operations, origin="n1", epoch=epoch, sequence=sequence)
     return node
+
+
+def _many(random: Random, topic: str, message: str) -> AppendMany:
+    records = pack_record(message.encode())
+    parts = [Part(random.randrange(2), random.randrange(3), 1, records) for _ in range(random.randrange(1, 4))]
+    expected = random.choice([(), (), ((0, random.randrange(-1, 9)),)])
+    once = random.choice([None, Once(random.choice("kl"), digest=bytes(DIGEST_BYTES))])
+    return AppendMany(0, topic, parts, True, expected, once)
 
 
 def _managed(random: Random, topic: str, consumer: str) -> AnyOperation:
