@@ -71,6 +71,11 @@ class Podman:
             check=False,
         )
 
+    def serve(self, socket: Path) -> subprocess.Popen[bytes]:
+        """A process that answers on the socket as docker does."""
+        words = [*self._words, "system", "service", "--time", "0", f"unix://{socket}"]
+        return subprocess.Popen(words, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
     def inspect(self, name: str) -> dict[str, Any]:
         (found,) = json.loads(self("inspect", name))
         return dict(found)

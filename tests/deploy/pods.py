@@ -50,6 +50,10 @@ class Pod:
         self.volume.mkdir(exist_ok=True)
 
     @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
     def url(self) -> str:
         return f"http://{self.address}:{self.spec.ports['http']}"
 

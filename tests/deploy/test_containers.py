@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from asyncio import to_thread
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -12,29 +12,12 @@ from tests.cluster.clients import Http, Publishers
 from tests.cluster.ledger import Ledger
 from tests.cluster.waiting import until
 from tests.deploy.containers import BASE, IMAGE, Container, Podman, cluster_of
-from tests.deploy.tools import need_root
 
 TOPIC = "t"
 PAGE = 1000
 IMAGE_BYTES_MAX = 80_000_000
 """What the image has beyond its base."""
 GRACE_SECONDS = 10
-
-
-@pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    need_root()
-    made = Podman(tmp_path_factory.mktemp("podman") / "own")
-    try:
-        started = time.monotonic()
-        made.make_base()
-        based = time.monotonic()
-        made.build()
-        print(f"the base took {based - started:.0f} s, the image {time.monotonic() - based:.0f} s")
-        made("network", "create", made.network)
-        yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture(scope="module")
