@@ -84,6 +84,7 @@ class NodeObserver:
         metrics.duplicates.inc(self._grown("duplicates", counted.duplicate_count))
         metrics.acked.inc(self._grown("acked", counted.acked_count))
         metrics.nacked.inc(self._grown("nacked", counted.nacked_count))
+        metrics.rejected.inc(self._grown("rejected", counted.rejected_count))
         metrics.expired_leases.inc(self._grown("expired leases", counted.lease_expired_count))
         metrics.held.set(self._node.broker.views().held_count)
         metrics.commands.inc(self._grown("commands", counted.command_count))

@@ -93,6 +93,7 @@ class Metrics:
         self.delivered = self._by_level("falconq_delivered_messages_total", "Messages delivered by this node.")
         self.acked = self._counter("falconq_acked_messages_total", "Leased messages acknowledged through this node.")
         self.nacked = self._counter("falconq_nacked_messages_total", "Leased messages given back through this node.")
+        self.rejected = self._counter("falconq_rejected_messages_total", "Leased messages rejected through this node.")
         self.expired_leases = self._counter(
             "falconq_expired_leases_total", "Messages that this node gave again since their lease had ended by time."
         )

@@ -145,4 +145,4 @@ def _item(wish: LeaseWish, levels: Sequence[str]) -> SettleItem:
         raise FalconQError("bad_request", "this is no lease id; a pull gives one with each message, as lease.id")
     partition, offset, nonce = found
     priority = -1 if wish.priority is None else level_of(wish.priority, levels)
-    return SettleItem(SettleKind(wish.kind), partition, offset, nonce, wish.ms, priority)
+    return SettleItem(SettleKind(wish.kind), partition, offset, nonce, wish.ms, priority, wish.reason)

@@ -80,6 +80,7 @@ class BrokerMetrics:
     """Messages handed to clients of this node, by level."""
     acked_count: int = 0
     nacked_count: int = 0
+    rejected_count: int = 0
     lease_expired_count: int = 0
     """Messages given again since their lease had ended by time."""
     pull_count: int = 0
@@ -122,3 +123,4 @@ class BrokerMetrics:
         kinds = [item.kind for place, item in enumerate(items) if place not in failed]
         self.acked_count += kinds.count(SettleKind.ACK)
         self.nacked_count += kinds.count(SettleKind.NACK)
+        self.rejected_count += kinds.count(SettleKind.REJECT)

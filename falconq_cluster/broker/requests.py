@@ -128,6 +128,7 @@ class WishKind(IntEnum):
     ACK = 1
     NACK = 2
     EXTEND = 3
+    REJECT = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +143,8 @@ class LeaseWish:
     Both from now on."""
     priority: str | int | None = None
     """NACK: the level as which it is given again; None leaves it as it is."""
+    reason: str = ""
+    """REJECT: why; kept with the dead letter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

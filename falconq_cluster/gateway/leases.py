@@ -39,13 +39,13 @@ from falconq_cluster.gateway.query import Query
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
 from falconq_cluster.gateway.shapes import MessageAnswer
+from falconq_cluster.machine.burying import REASON_CHARS_MAX
 from falconq_cluster.machine.machine import DEFAULT_LIMITS
 from falconq_cluster.machine.settings import DELAY_MS_MAX, LEASE_MS_MAX, LEASE_MS_MIN
 
 LEASES_MAX = DEFAULT_LIMITS.lease_count_max
 BYTES_MAX = 2**31 - 1
 LEASE_ID_CHARS_MAX = 80
-REASON_CHARS_MAX = 1024
 
 Level = str | Annotated[int, msgspec.Meta(ge=0, le=PARTITION_MAX)]
 LeaseId = Annotated[str, says("As the pull gave it."), msgspec.Meta(max_length=LEASE_ID_CHARS_MAX)]
@@ -91,7 +91,7 @@ class NackBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class RejectBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A message that nobody shall have again. This version has no dead letters, and refuses it."""
+    """A message that can't be done: it goes to the topic's dead letters."""
 
     id: LeaseId
     reason: Annotated[
@@ -116,7 +116,7 @@ class AckBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         Annotated[list[NackBody], msgspec.Meta(max_length=LEASES_MAX)], says("Not done: given again, later or at once.")
     ] = []
     reject: Annotated[
-        Annotated[list[RejectBody], msgspec.Meta(max_length=LEASES_MAX)], says("Not to be done by anybody.")
+        Annotated[list[RejectBody], msgspec.Meta(max_length=LEASES_MAX)], says("Can't be done: to the dead letters.")
     ] = []
     extend: Annotated[
         Annotated[list[ExtendBody], msgspec.Meta(max_length=LEASES_MAX)], says("Not done yet: keep it.")
@@ -167,7 +167,7 @@ ACK_EXAMPLE = {
     "nack": [{"id": "0.6.3f2a9c4e8b7d61500f1e2d3c4b5a6978", "delayMs": 5000}],
 }
 _PULL_EXAMPLE = '{"max": 10, "waitMs": 1000, "leaseMs": 30000}'
-_ACK_EXAMPLE = '{"ack": [id], "nack": [{"id": …, "delayMs": 5000}], "extend": [{"id": …, "leaseMs": 30000}]}'
+_ACK_EXAMPLE = '{"ack": [id], "nack": [{"id": …}], "reject": [{"id": …}], "extend": [{"id": …, "leaseMs": 30000}]}'
 
 PULL = Operation(
     id="pull",
@@ -265,8 +265,6 @@ async def _json_body(call: Call) -> bytes:
 
 
 def _wishes(body: AckBody) -> list[LeaseWish]:
-    if body.reject:
-        raise refuse("reject", "field 'reject' needs dead letters, which this version does not have; nack with a delay")
     return [
         *(LeaseWish(kind=WishKind.ACK, lease_id=name) for name in body.ack),
         *(
@@ -278,6 +276,7 @@ def _wishes(body: AckBody) -> list[LeaseWish]:
             )
             for nack in body.nack
         ),
+        *(LeaseWish(kind=WishKind.REJECT, lease_id=reject.id, reason=reject.reason or "") for reject in body.reject),
         *(LeaseWish(kind=WishKind.EXTEND, lease_id=extend.id, ms=extend.lease_ms) for extend in body.extend),
     ]
 

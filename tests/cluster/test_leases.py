@@ -41,17 +41,22 @@ async def test_the_commands_of_the_guide_are_answered_as_it_says(cluster: Cluste
     done = await asyncio.to_thread(
         subprocess.run, ["bash", "-ec", script], capture_output=True, text=True, check=True, cwd=tmp_path
     )
-    _, _, first, extended, acked, again, second, nacked, urgent, all_of_it = [
+    _, _, first, extended, acked, again, second, nacked, urgent, _, third, rejected, dead, all_of_it = [
         json.loads(line) for line in done.stdout.splitlines() if line
     ]
     assert [delivery["message"] for delivery in first["deliveries"]] == ["first"]
-    for settled in (extended, acked, nacked):
+    for settled in (extended, acked, nacked, rejected):
         assert settled == {"ok": 1, "failed": []}
     assert [failed["code"] for failed in again["failed"]] == ["lease_lost"]
     assert [delivery["message"] for delivery in second["deliveries"]] == ["second"]
     (delivery,) = urgent["deliveries"]
     assert (delivery["message"], delivery["deliveryCount"], delivery["priority"]) == ("second", 2, "low")
+    assert [delivery["message"] for delivery in third["deliveries"]] == ["third"]
+    (letter,) = dead["messages"]
+    assert (letter["message"], letter["priority"]) == ("third", "high")
+    assert letter["headers"]["falconq-dead-reason"] == "no such customer"
     assert [(delivery["message"], delivery["lease"]) for delivery in all_of_it["deliveries"]] == [
+        ("third", None),
         ("first", None),
         ("second", None),
     ]

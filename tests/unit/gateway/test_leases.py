@@ -60,6 +60,7 @@ async def test_an_ack_is_200_and_tells_what_failed_one_by_one(rig: Rig) -> None:
         "extend": [{"id": "e", "leaseMs": 700}],
         "nack": [{"id": "n", "delayMs": 5, "priority": 1}, {"id": "m"}],
         "ack": ["a", "b"],
+        "reject": [{"id": "r", "reason": "not an order"}, {"id": "q"}],
     }
     status, answer = await post(rig, ACK, body)
     assert status == 200
@@ -72,6 +73,8 @@ async def test_an_ack_is_200_and_tells_what_failed_one_by_one(rig: Rig) -> None:
         LeaseWish(kind=WishKind.ACK, lease_id="b"),
         LeaseWish(kind=WishKind.NACK, lease_id="n", ms=5, priority=1),
         LeaseWish(kind=WishKind.NACK, lease_id="m", ms=AS_RETRIED),
+        LeaseWish(kind=WishKind.REJECT, lease_id="r", reason="not an order"),
+        LeaseWish(kind=WishKind.REJECT, lease_id="q"),
         LeaseWish(kind=WishKind.EXTEND, lease_id="e", ms=700),
     ]
 
@@ -89,7 +92,7 @@ async def test_an_ack_is_200_and_tells_what_failed_one_by_one(rig: Rig) -> None:
         (ACK, {"nack": [{"delayMs": 1}]}, "id", "bad_request"),
         (ACK, {"nack": [{"id": "a", "delay": 1}]}, "delay", "unknown_field"),
         (ACK, {"extend": [{"id": "a"}]}, "leaseMs", "bad_request"),
-        (ACK, {"reject": [{"id": "a"}]}, "reject", "bad_request"),
+        (ACK, {"reject": [{"id": "a", "reason": "x" * 1025}]}, "reject[0].reason", "bad_request"),
         (ACK, {"ack": ["a"] * 401}, "ack", "bad_request"),
         (ACK, {"ack": ["a"] * 300, "nack": [{"id": "a"}] * 101}, "body", "bad_request"),
     ],
