@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test prove fuzz chaos power-loss bench lint format clean
+.PHONY: help run test prove fuzz chaos power-loss soak bench lint format clean
 
 help: ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ chaos: $(VENV)/.installed ## Every experiment for SECONDS (default 120) on a loc
 
 power-loss: $(VENV)/.installed ## All nodes lose power at once TIMES times (default 100), unsynced data is dropped; needs root
 	$(BIN)/python -m chaos run chaos/disk/power-loss.yaml --times $(or $(TIMES),100) --target chaos-run/power-loss $(ARGS)
+
+soak: $(VENV)/.installed ## A mixed load of all features for SECONDS (default 600) on three nodes that are killed in turn
+	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),600) $(ARGS)
 
 bench: $(VENV)/.installed ## Figures of a local cluster, into docs/performance.md
 	$(BIN)/python -m bench.run --write $(ARGS)

@@ -11,18 +11,33 @@ from __future__ import annotations
 import asyncio
 import csv
 import os
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
-
-from chaos.pods import Pod
+from typing import NamedTuple, Protocol
 
 PERIOD_SECONDS = 1.0
 WIDTH, HEIGHT, LEFT = 1100, 140, 60
 COLOURS = ("#2b59c3", "#e4572e", "#12722f", "#8a5a00", "#7b2d8b")
 MIB = 1 << 20
+
+
+class Sampled(Protocol):
+    """A node of a run."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def data(self) -> Path: ...
+
+    @property
+    def process(self) -> subprocess.Popen[bytes] | None: ...
+
+    @property
+    def is_running(self) -> bool: ...
 
 
 class Sample(NamedTuple):
@@ -38,20 +53,20 @@ class Sample(NamedTuple):
     descriptor_count: int
 
 
-async def watch(pods: Sequence[Pod], into: list[Sample]) -> None:
+async def watch(nodes: Sequence[Sampled], into: list[Sample]) -> None:
     """Sample until it is cancelled."""
     begin = time.monotonic()
     while True:
-        for pod in pods:
-            sample = await asyncio.to_thread(_sample, pod, time.monotonic() - begin)
+        for node in nodes:
+            sample = await asyncio.to_thread(_sample, node, time.monotonic() - begin)
             if sample is not None:
                 into.append(sample)
         await asyncio.sleep(PERIOD_SECONDS)
 
 
-def _sample(pod: Pod, seconds: float) -> Sample | None:
-    process = pod.process
-    if process is None or not pod.is_running:
+def _sample(node: Sampled, seconds: float) -> Sample | None:
+    process = node.process
+    if process is None or not node.is_running:
         return None
     try:
         # `ip netns exec` and what follows it replace themselves, so the started process is the node.
@@ -59,8 +74,8 @@ def _sample(pod: Pod, seconds: float) -> Sample | None:
         descriptors = sum(1 for _ in Path(f"/proc/{process.pid}/fd").iterdir())
     except (OSError, IndexError):
         return None
-    sizes = list(_sizes(pod.data))
-    return Sample(seconds, pod.name, pages * os.sysconf("SC_PAGE_SIZE"), sum(sizes), len(sizes), descriptors)
+    sizes = list(_sizes(node.data))
+    return Sample(seconds, node.name, pages * os.sysconf("SC_PAGE_SIZE"), sum(sizes), len(sizes), descriptors)
 
 
 def _sizes(directory: Path) -> list[int]:
