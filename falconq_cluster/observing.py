@@ -17,6 +17,9 @@ from falconq_cluster.raft.seams import DiskWorker
 from falconq_cluster.storage.leveldb import LevelStore
 from falconq_cluster.telemetry import Metrics
 
+LOOKUPS_MAX = 500
+"""Levels of partitions whose oldest message one scrape looks up: some 5 ms, in which the loop does nothing else."""
+
 
 class TimedDiskWorker:
     """A disk worker that says how long each job took, in seconds."""
@@ -51,6 +54,7 @@ class NodeObserver:
         """Bring every metric up to date."""
         self._update_raft()
         self._update_broker()
+        self._update_consumers()
         self._update_disk()
 
     def _grown(self, name: str, value: int) -> int:
@@ -103,6 +107,23 @@ class NodeObserver:
         metrics.waiting.set(self._node.broker.outbox.waiting_count)
         metrics.outstanding.set(self._node.broker.outbox.outstanding_count)
         metrics.polls.set(self._service.polls_count)
+
+    def _update_consumers(self) -> None:
+        """The leader's view alone: three of them would differ by what is on its way."""
+        metrics, raft = self._metrics, self._node.raft
+        metrics.forget_consumers()
+        left, unshown_count = LOOKUPS_MAX, 0
+        topics = self._node.machine.state.topics if raft.leads else {}
+        for name, topic in topics.items():
+            lookups = len(topic.partitions) * len(topic.config.levels)
+            shown = self._node.broker.views().consumers.consumers_after(name, "", left // lookups)
+            left -= lookups * len(shown)
+            unshown_count += len(topic.consumers) - len(shown)
+            for consumer in shown:
+                for level, (lag, oldest_ms) in enumerate(zip(consumer.lag, consumer.oldest_ms, strict=True)):
+                    age_ms = 0 if oldest_ms is None else max(raft.log_time_ms() - oldest_ms, 0)
+                    metrics.show_consumer(name, consumer.name, level, lag_count=lag, oldest_age_s=age_ms / 1000)
+        metrics.unshown_consumers.set(unshown_count)
 
     def _update_disk(self) -> None:
         metrics = self._metrics

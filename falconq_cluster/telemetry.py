@@ -68,6 +68,7 @@ class Metrics:
         self._before_scrape: list[Callable[[], None]] = []
         self._http(registry)
         self._broker()
+        self._consumers()
         self._raft()
         self._disk()
 
@@ -135,6 +136,35 @@ class Metrics:
         self.waiting = self._gauge("falconq_broker_waiting_operations", "Operations that wait to be sent.")
         self.outstanding = self._gauge("falconq_broker_outstanding_commands", "Own commands that aren't applied yet.")
         self.polls = self._gauge("falconq_broker_waiting_polls", "Consume requests that wait for a message.")
+
+    def _consumers(self) -> None:
+        labels = ["shard", "topic", "consumer", "level"]
+        self._lag = Gauge(
+            "falconq_consumer_lag_messages",
+            "On the leader: messages that the consumer was not given yet.",
+            labels,
+            registry=self._registry,
+        )
+        self._oldest_age = Gauge(
+            "falconq_consumer_oldest_age_seconds",
+            "On the leader: how long ago the oldest of them was published; 0 when there is none.",
+            labels,
+            registry=self._registry,
+        )
+        self.unshown_consumers = self._gauge(
+            "falconq_consumer_unshown_consumers", "On the leader: consumers beyond what one scrape looks up."
+        )
+
+    def forget_consumers(self) -> None:
+        """Show no consumer, until each is shown anew."""
+        self._lag.clear()
+        self._oldest_age.clear()
+
+    def show_consumer(self, topic: str, consumer: str, level: int, *, lag_count: int, oldest_age_s: float) -> None:
+        """One level of one consumer as it stands now."""
+        labels = self._shard, topic, consumer, str(level)
+        self._lag.labels(*labels).set(lag_count)
+        self._oldest_age.labels(*labels).set(oldest_age_s)
 
     def _raft(self) -> None:
         self.term = self._gauge("falconq_raft_current_term", "The term.")

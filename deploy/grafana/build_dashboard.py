@@ -70,6 +70,23 @@ ROWS: dict[str, list[Panel]] = {
         Panel("Published, by level", {"level {{level}}": rate("falconq_published_messages_total", "level")}, "ops"),
         Panel("Delivered, by level", {"level {{level}}": rate("falconq_delivered_messages_total", "level")}, "ops"),
     ],
+    "Consumers": [
+        Panel(
+            "Messages left",
+            {
+                "{{topic}} {{consumer}} level {{level}}": "max by (topic, consumer, level)"
+                f" (falconq_consumer_lag_messages{{{JOB}}})"
+            },
+        ),
+        Panel(
+            "How long the oldest of them waits",
+            {
+                "{{topic}} {{consumer}} level {{level}}": "max by (topic, consumer, level)"
+                f" (falconq_consumer_oldest_age_seconds{{{JOB}}})"
+            },
+            "s",
+        ),
+    ],
     "Requests": [
         Panel("By status", {"{{status}}": rate("falconq_http_requests_total", "status")}, "reqps"),
         Panel(

@@ -33,6 +33,7 @@ def exported() -> set[str]:
     metrics = Metrics(registry)
     metrics.http_requests.labels("/", "200").inc()
     metrics.http_latency.labels("/").observe(1)
+    metrics.show_consumer("t", "c", 0, lag_count=1, oldest_age_s=1)
     return {sample.name for metric in registry.collect() for sample in metric.samples}
 
 
