@@ -22,11 +22,14 @@ def run(
     files: Annotated[list[Path], typer.Argument(help="Experiments, performed one after the other on one cluster.")],
     seconds: Annotated[float, typer.Option(help="For each of them.")] = 30.0,
     times: Annotated[int | None, typer.Option(help="Perform each so many times, and not for so long.")] = None,
+    patience: Annotated[float, typer.Option(help="Seconds in which the cluster must be whole after faults.")] = 120.0,
     seed: Annotated[int | None, typer.Option(help="Who is hit, what is sent; drawn when it is not given.")] = None,
     target: Annotated[Path, typer.Option(help="Where the history and the report go.")] = Path("chaos-run/last"),
 ) -> None:
     """Perform experiments on a local cluster, and judge what its clients saw."""
-    verdict = run_files(files, seconds=seconds, times=times, seed=seed, target=target, console=console)
+    verdict = run_files(
+        files, seconds=seconds, times=times, patience=patience, seed=seed, target=target, console=console
+    )
     raise typer.Exit(0 if verdict.kind == "valid" else 1)
 
 

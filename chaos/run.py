@@ -2,7 +2,7 @@
 
 What lives here: the order of a run, from the namespaces to the judge.
 Rules: whatever happens, the place is left as it was found. The judge sees the history only after the cluster is whole
-again; a cluster that does not become whole in two minutes is a failure of its own.
+again; a cluster that does not become whole in a given time is an anomaly, and what it stores is judged all the same.
 Must not know: what a fault does, what an anomaly is.
 """
 
@@ -13,6 +13,7 @@ import random
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -33,34 +34,37 @@ from chaos.stores import digests
 from chaos.workloads import Clients
 
 NODES = ("n1", "n2", "n3")
-WHOLE_SECONDS = 120.0
+START_SECONDS = 60.0
+BROKEN_SECONDS = 30.0
+"""So long clients are waited for when the cluster is not whole."""
 WATCH_SECONDS = 0.1
 ACKNOWLEDGED_MIN_PER_SECOND = 10
-DIGEST_TRIES = 10
-"""An entry that nobody asked for, such as a tick, may come between two nodes' digests."""
+DIGEST_TRIES = 100
+"""Entries that nobody asked for, such as ticks that forget old keys, go on: some nodes are often one behind."""
 LOAD_OF_TURN = 100
 """Acknowledgements after each turn of an experiment that is performed a number of times; a repeat has its own."""
 SLOWED_MIN_PER_SECOND = 2
 """What lies about the time makes a node some ten times slower: 9 to 18 a second were seen on two busy cores."""
 
 
-async def until(what: str, probe: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until it is so. Raises: TimeoutError."""
-    end = time.monotonic() + WHOLE_SECONDS
-    while not await probe():
-        if time.monotonic() > end:
-            raise TimeoutError(f"waited {WHOLE_SECONDS:.0f} s until {what}")
-        await asyncio.sleep(WATCH_SECONDS)
-
-
 class Run:
     """A run in a place that is made already."""
 
-    def __init__(self, place: Place, target: Path, seed: int, console: Console) -> None:
+    def __init__(self, place: Place, target: Path, seed: int, console: Console, patience: float) -> None:
+        self.patience = patience
         self.place = place
         self.target = target
         self.seed = seed
         self.console = console
+
+    async def until(self, what: str, probe: Callable[[], Awaitable[bool]], *, at_least: float = 0.0) -> None:
+        """Wait until it is so. Raises: TimeoutError."""
+        patience = max(self.patience, at_least)
+        end = time.monotonic() + patience
+        while not await probe():
+            if time.monotonic() > end:
+                raise TimeoutError(f"waited {patience:.0f} s until {what}")
+            await asyncio.sleep(WATCH_SECONDS)
 
     async def perform(self, experiments: Sequence[Experiment], seconds: float, times: int | None) -> Verdict:
         """All of them, each for so long, or so many times."""
@@ -73,18 +77,21 @@ class Run:
             samples: list[Sample] = []
             try:
                 clients.open()
-                await until("the cluster is ready", clients.are_ready)
+                await self.until("the cluster is ready", clients.are_ready, at_least=START_SECONDS)
                 watchers.append(asyncio.create_task(self._watch(clients, performer)))
                 watchers.append(asyncio.create_task(watch(list(pods.values()), samples)))
-                await until("a leader is known", performer.knows_leader)
+                await self.until("a leader is known", performer.knows_leader)
                 clients.start(publishers=6, keyed=4, batches=2, consumers=2, readers=2)
-                for experiment in experiments:
-                    await self._experiment(experiment, seconds, times, clients, performer)
-                await clients.finish()
-                await until("the cluster is whole again", clients.are_ready)
-                await clients.drain()
-                await until("the nodes have applied the same", clients.have_converged)
-                await clients.store()
+                try:
+                    for experiment in experiments:
+                        await self._experiment(experiment, seconds, times, clients, performer)
+                    await clients.finish()
+                    await self.until("the cluster is whole again", clients.are_ready)
+                    await clients.drain()
+                    await self.until("the nodes have applied the same", clients.have_converged)
+                    await clients.store(NODES)
+                except TimeoutError as error:
+                    await self._end_broken(error, clients)
                 clients.note("info", "dropped", index=performer.disks.dropped_bytes)
             finally:
                 for task in (*supervisors, *watchers):
@@ -104,6 +111,16 @@ class Run:
         write_samples(self.target / "resources.csv", samples)
         write_report(self.target, history, verdict, repeat=again, pictures=pictures(samples))
         return verdict
+
+    async def _end_broken(self, error: TimeoutError, clients: Clients) -> None:
+        """The cluster is not whole: write down why, and what the nodes that are ready store."""
+        self.console.print(str(error))
+        clients.note("info", "not whole", detail=str(error))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(clients.finish(), BROKEN_SECONDS)
+        ready = [node for node in NODES if await clients.is_ready(node)]
+        with suppress(TimeoutError):
+            await asyncio.wait_for(clients.store(ready), BROKEN_SECONDS)
 
     def _pods(self, experiments: Sequence[Experiment]) -> dict[str, Pod]:
         kinds = set().union(*(experiment.kinds for experiment in experiments))
@@ -141,7 +158,7 @@ class Run:
         for turn in range(times or 1):
             await self._turn(experiment, turn, None if times else seconds, clients, performer)
             enough = partial(clients.have_more_than, len(clients.acknowledged) + LOAD_OF_TURN)
-            await until("publishes are acknowledged again", enough)
+            await self.until("publishes are acknowledged again", enough)
         async with clients.paused():
             await self._compare_stores(experiment.name, clients, performer)
         done = len(clients.acknowledged) - acknowledged
@@ -154,12 +171,13 @@ class Run:
 
     async def _compare_stores(self, name: str, clients: Clients, performer: Performer) -> None:
         """Write down a digest of each node's store, all at one applied index."""
-        found: dict[str, str] = {}
         for _ in range(DIGEST_TRIES):
-            await until("the nodes have applied the same", clients.have_converged)
+            await self.until("the nodes have applied the same", clients.have_converged)
             found = await asyncio.to_thread(digests, performer.pods)
-            if len(set(found.values())) == 1:
+            if found is not None:
                 break
+        else:
+            raise TimeoutError(f"the nodes had not applied one index in any of {DIGEST_TRIES} moments after {name}")
         for node, digest in found.items():
             clients.note("info", "store", node=node, topic=name, detail=digest)
 
@@ -175,10 +193,10 @@ class Run:
                 tasks.append(asyncio.create_task(self._fault(name, step, clients, performer)))
             else:
                 await asyncio.gather(*tasks)
-                await until("the cluster is ready", clients.are_ready)
+                await self.until("the cluster is ready", clients.are_ready)
         await asyncio.gather(*tasks)
         await asyncio.sleep(max(0.0, begin + (seconds or 0.0) - time.monotonic()))
-        await until(f"the cluster is whole after {experiment.name}", clients.are_ready)
+        await self.until(f"the cluster is whole after {experiment.name}", clients.are_ready)
 
     async def _fault(self, name: str, fault: Fault, clients: Clients, performer: Performer) -> None:
         clients.note("info", "fault begins", detail=name, mode=fault.mode)
@@ -208,7 +226,14 @@ def _wants(experiments: Sequence[Experiment], seconds: float, times: int | None)
 
 
 def run(
-    files: Sequence[Path], *, seconds: float, times: int | None, seed: int | None, target: Path, console: Console
+    files: Sequence[Path],
+    *,
+    seconds: float,
+    times: int | None,
+    patience: float,
+    seed: int | None,
+    target: Path,
+    console: Console,
 ) -> Verdict:
     """Perform the files, keep the history in the target, and judge it. Needs root."""
     experiments = [load(path) for path in files]
@@ -217,7 +242,7 @@ def run(
     place = Place(list(NODES))
     try:
         place.enter()
-        verdict = asyncio.run(Run(place, target, drawn, console).perform(experiments, seconds, times))
+        verdict = asyncio.run(Run(place, target, drawn, console, patience).perform(experiments, seconds, times))
     finally:
         place.close()
     lines = [*verdict.describe(), f"seed {drawn}"]

@@ -3,7 +3,7 @@
 What lives here: freezing all nodes for some milliseconds, taking what their stores are then, and a digest of each.
 Rules: LevelDB never changes a table that it wrote, so tables are linked, the rest is copied. A digest covers each key
 and value, with what is only in LevelDB's own log. Nodes that have applied one index have equal stores byte for byte.
-Must not know: what keys and values mean.
+Must not know: what keys and values mean, but for where a store says how far it is.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import plyvel
 
 from chaos.pods import Pod
 
 TABLE = ".ldb"
 COPY = "copy-of-store"
+META = b"\x01"
+"""Key of the row that begins, behind a byte for its version, with the applied index."""
 
 
-def digests(pods: Sequence[Pod]) -> dict[str, str]:
-    """Node -> digest; all nodes run."""
+def digests(pods: Sequence[Pod]) -> dict[str, str] | None:
+    """Node -> digest; None when they had not applied the same index. All nodes run."""
     processes = [pod.process for pod in pods if pod.process is not None]
     for process in processes:
         process.send_signal(signal.SIGSTOP)
@@ -33,9 +37,15 @@ def digests(pods: Sequence[Pod]) -> dict[str, str]:
     finally:
         for process in processes:
             process.send_signal(signal.SIGCONT)
+    databases = {}
     try:
-        return {name: _digest(path) for name, path in copies.items()}
+        databases = {name: plyvel.DB(str(path)) for name, path in copies.items()}
+        if len({_applied_index(database) for database in databases.values()}) > 1:
+            return None
+        return {name: _digest(database) for name, database in databases.items()}
     finally:
+        for database in databases.values():
+            database.close()
         for path in copies.values():
             shutil.rmtree(path)
 
@@ -53,12 +63,13 @@ def _copied(pod: Pod) -> Path:
     return target
 
 
-def _digest(path: Path) -> str:
-    database = plyvel.DB(str(path))
-    try:
-        state = hashlib.blake2b(digest_size=16)
-        for key, value in database.iterator(verify_checksums=True):
-            state.update(b"%d %d " % (len(key), len(value)) + key + value)
-        return state.hexdigest()
-    finally:
-        database.close()
+def _applied_index(database: Any) -> int:
+    row = database.get(META)
+    return int(msgspec.msgpack.decode(row[1:])[0])
+
+
+def _digest(database: Any) -> str:
+    state = hashlib.blake2b(digest_size=16)
+    for key, value in database.iterator(verify_checksums=True):
+        state.update(b"%d %d " % (len(key), len(value)) + key + value)
+    return state.hexdigest()

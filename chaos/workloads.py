@@ -15,7 +15,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from itertools import count
 from typing import Any
 
@@ -278,9 +278,9 @@ class Clients:
             pass
         self.note("info", "drained", topic=TOPIC, consumer=CONSUMER)
 
-    async def store(self) -> None:
-        """Write down what each node shows."""
-        for node in self.urls:
+    async def store(self, nodes: Sequence[str]) -> None:
+        """Write down what each of them shows."""
+        for node in nodes:
             offset = 0
             while True:
                 path = f"/topic/{TOPIC}/peek?offset={offset}&batch={PAGE}"
@@ -301,9 +301,12 @@ class Clients:
         return None
 
     async def are_ready(self) -> bool:
-        """All nodes are ready, and have applied the same."""
-        asked = [self.ask("GET", node, "/readyz", timeout=aiohttp.ClientTimeout(1)) for node in self.urls]
-        return all(kind == "ok" for kind, _, _ in await asyncio.gather(*asked))
+        """All nodes are ready."""
+        return all(await asyncio.gather(*(self.is_ready(node) for node in self.urls)))
+
+    async def is_ready(self, node: str) -> bool:
+        kind, _, _ = await self.ask("GET", node, "/readyz", timeout=aiohttp.ClientTimeout(1))
+        return kind == "ok"
 
     async def have_more_than(self, count: int) -> bool:
         """More than so many publishes were acknowledged."""

@@ -137,6 +137,8 @@ class History:
     policies: dict[str, str] = field(default_factory=dict)
     dead_letters: dict[str, str] = field(default_factory=dict)
     """Topic -> the topic of its dead letters."""
+    not_whole: list[str] = field(default_factory=list)
+    """Why the cluster was not whole in the end."""
     faults: list[Fault] = field(default_factory=list)
     leaders: list[tuple[int, str]] = field(default_factory=list)
     """Each change: when it was seen, and who leads."""
@@ -275,6 +277,8 @@ class _Folding:
             history.leaders.append((event.t, event.node))
         elif event.f == "store":
             history.digests.setdefault(event.topic, {})[event.node] = event.detail
+        elif event.f == "not whole":
+            history.not_whole.append(event.detail)
         elif event.f == "dropped":
             history.dropped_bytes += event.index
         elif event.f == "drained":

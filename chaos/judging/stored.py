@@ -31,6 +31,7 @@ def judge_stored(history: History) -> Iterator[Anomaly]:
 
 
 def _digests(history: History) -> Iterator[Anomaly]:
+    yield from (Anomaly("not_whole", detail) for detail in history.not_whole)
     for moment, digests in history.digests.items():
         if len(set(digests.values())) > 1:
             lines = tuple(f"{node}: {digest}" for node, digest in sorted(digests.items()))

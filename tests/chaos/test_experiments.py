@@ -74,6 +74,8 @@ def test_losing_the_power_of_all_nodes_with_what_was_not_synced_loses_nothing_ac
     ("reopened", "arguments", "anomaly"),
     [
         ("dedupe", ("chaos/mesh/pod-kill.yaml", "--seconds", SECONDS), "duplicate"),
+        # A leader that is cut off acknowledges; when it returns it stops itself, since it wrote something else.
+        ("majority", ("chaos/mesh/partition-leader.yaml", "--seconds", 4, "--seed", 1, "--patience", 5), "lost"),
         # With this seed nothing is left of what was not synced. With a part of it the nodes refuse to start.
         ("sync", ("chaos/disk/power-loss.yaml", "--times", 1, "--seed", 2), "lost"),
     ],

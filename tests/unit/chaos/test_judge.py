@@ -43,6 +43,7 @@ BAD: dict[str, Made] = {
         .store(1)
         .store(topic="dead")
     ),
+    "not_whole": Made().add("info", "not whole", detail="waited"),
     "stores_differ": Made().add("info", "store", node="n1", detail="a").add("info", "store", node="n2", detail="b"),
     "undelivered": Made().publish(1, 0).consume([]).add("info", "drained", topic="t", consumer="c"),
     "attempt_with_two_answers": Made().publish(1, 0).consume([[0, 0, 1, 0, 1]], attempt=3).consume([], attempt=3),
