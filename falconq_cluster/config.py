@@ -200,7 +200,7 @@ class Settings(BaseSettings):
         500, ge=50, description="A node's opening that is not applied after so long is proposed again."
     )
     trim_interval_ms: int = Field(
-        20, ge=1, description="Least time between two commands that trim 500 keys of deleted topics."
+        20, ge=1, description="Least time between two commands that erase 500 keys of trimmed or deleted topics."
     )
     no_leader_wait_ms: int = Field(
         5000, ge=0, description="How long a write or a linearizable read waits for a leader before 503."

@@ -91,6 +91,10 @@ class NodeObserver:
         metrics.rejected.inc(self._grown("rejected", counted.rejected_count))
         metrics.expired_leases.inc(self._grown("expired leases", counted.lease_expired_count))
         metrics.held.set(self._node.broker.views().held_count)
+        metrics.trimmed.inc(self._grown("trimmed", counted.trimmed_count))
+        metrics.trimmed_bytes.inc(self._grown("trimmed_bytes", counted.trimmed_bytes))
+        # A snapshot brings a new state, which has noticed nothing yet.
+        metrics.lost.inc(max(self._grown("lost", self._node.broker.views().lost_count), 0))
         metrics.commands.inc(self._grown("commands", counted.command_count))
         metrics.operations.inc(self._grown("operations", counted.operation_count))
         metrics.rewinds.inc(self._grown("rewinds", counted.rewind_count))

@@ -57,9 +57,11 @@ class Reclaiming:
     def _add(self, trimmed: _Range) -> None:
         if trimmed[0][:1] != keys.BATCH:
             return  # All else is small.
-        if self._ranges and self._ranges[-1][1] == trimmed[0]:
-            self._ranges[-1] = (self._ranges[-1][0], trimmed[1])
-        elif len(self._ranges) < RANGES_MAX:
+        for place, (start, stop) in enumerate(self._ranges):
+            if stop == trimmed[0]:
+                self._ranges[place] = start, trimmed[1]
+                return
+        if len(self._ranges) < RANGES_MAX:
             self._ranges.append(trimmed)
 
     def _consider(self) -> None:

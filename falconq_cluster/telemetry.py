@@ -102,6 +102,12 @@ class Metrics:
             "falconq_held_messages",
             "Messages in the hands of consumers, leased or to be given again; equal on all nodes.",
         )
+        self.trimmed = self._counter("falconq_trimmed_messages_total", "On the leader: messages no longer kept.")
+        self.trimmed_bytes = self._counter("falconq_trimmed_bytes_total", "On the leader: their bytes.")
+        self.lost = self._counter(
+            "falconq_lost_messages_total",
+            "Messages trimmed before a consumer had settled them, as this node has noticed; about equal on all nodes.",
+        )
         self.commands = self._counter("falconq_broker_commands_total", "Commands that this node made for its clients.")
         self.operations = self._counter(
             "falconq_broker_operations_total", "Operations in those commands; messages that arrive together share one."

@@ -77,7 +77,7 @@ class Broker:
         self._intake = Intake(lambda: self._state()[0], self.metrics)
         self._opening = Opening(raft=raft, intake=self._intake, clock=clock, limits=limits, random_bytes=random_bytes)
         self._housekeeping = Housekeeping(
-            raft=raft, state=lambda: self._state()[0].state, clock=clock, limits=limits, metrics=self.metrics
+            raft=raft, machine=lambda: self._state()[0], clock=clock, limits=limits, metrics=self.metrics
         )
         self._listeners: list[EventListener] = []
         self._is_running = False
@@ -151,16 +151,21 @@ class Broker:
             raise FalconQError("not_ready", "this node is starting, catching up or stopping; ask another one")
         if self._is_leaderless:
             raise FalconQError("no_leader", "there is no leader with a quorum; nothing was applied")
-        partitions = 1
-        if isinstance(operation, LeasePull) or (isinstance(operation, Pull) and operation.partition < 0):
-            topic = self._state()[0].state.topics.get(operation.topic)
-            partitions = 1 if topic is None else min(operation.count_max, len(topic.partitions))
-        elif isinstance(operation, SetConsumer | Seek):
-            topic = self._state()[0].state.topics.get(operation.topic)
-            partitions = 1 if topic is None else len(topic.partitions)
+        partitions = self._cursors_max(operation)
         waiter = self.outbox.submit(operation, deadline_ms=deadline_ms, done=done, partitions=partitions)
         self._turn_soon()
         return waiter
+
+    def _cursors_max(self, operation: ClientOperation) -> int:
+        """Partitions in which the operation may move a cursor."""
+        topic = self._state()[0].state.topics.get(operation.topic)
+        if topic is None or not isinstance(operation, Pull | LeasePull | SetConsumer | Seek):
+            return 1
+        if operation.consumer not in topic.consumers or isinstance(operation, SetConsumer | Seek):
+            return len(topic.partitions)  # A new consumer begins behind what is trimmed in each.
+        if isinstance(operation, Pull) and operation.partition >= 0:
+            return 1
+        return min(operation.count_max, len(topic.partitions))
 
     # Sealing and sending.
 

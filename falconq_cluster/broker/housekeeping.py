@@ -20,9 +20,10 @@ from falconq_cluster.machine.events import (
     LeftUndone,
     Reaped,
     TopicDeleted,
+    TopicPurged,
     Trimmed,
 )
-from falconq_cluster.machine.state import State
+from falconq_cluster.machine.machine import Machine
 from falconq_cluster.raft.seams import RaftView
 
 
@@ -33,15 +34,15 @@ class Housekeeping:
         self,
         *,
         raft: RaftView,
-        state: Callable[[], State],
+        machine: Callable[[], Machine],
         clock: Clock,
         limits: BrokerLimits,
         metrics: BrokerMetrics,
     ) -> None:
         self._raft = raft
         self._metrics = metrics
-        self._trimming = Trimming(raft=raft, state=state, clock=clock, limits=limits)
-        self._reaping = Reaping(raft=raft, state=state, clock=clock, limits=limits)
+        self._trimming = Trimming(raft=raft, machine=machine, clock=clock, limits=limits)
+        self._reaping = Reaping(raft=raft, state=lambda: machine().state, clock=clock, limits=limits)
 
     def take(self) -> list[bytes]:
         """On the leader: the commands to append now."""
@@ -53,6 +54,9 @@ class Housekeeping:
             match event:
                 case Trimmed():
                     self._trimming.applied()
+                    self._count_trimmed(event)
+                case TopicPurged():
+                    self._count_trimmed(event)
                 case TopicDeleted() | ConsumerUnlinked():
                     self._trimming.consider()
                 case Reaped():
@@ -63,6 +67,12 @@ class Housekeeping:
                     self._metrics.dead_letter_count += event.count
                 case _:
                     pass
+        self._trimming.changed(events)
+
+    def _count_trimmed(self, event: Trimmed | TopicPurged) -> None:
+        if self._raft.is_leader:
+            self._metrics.trimmed_count += event.count
+            self._metrics.trimmed_bytes += event.count_bytes
 
     def consider(self) -> None:
         """This node may lead by now."""

@@ -56,6 +56,8 @@ class BrokerLimits:
     """The least time between two commands that trim deleted topics: clients come first."""
     reap_interval_ms: int = 1_000
     """How often the leader looks for consumers that have something due by time alone."""
+    retention_interval_ms: int = 500
+    """The least time between two looks at topics for what became old or was settled."""
     auto_create: bool = True
     """Publishing creates a missing topic."""
 
@@ -83,6 +85,9 @@ class BrokerMetrics:
     rejected_count: int = 0
     lease_expired_count: int = 0
     """Messages given again since their lease had ended by time."""
+    trimmed_count: int = 0
+    """Leader: messages that topics stopped keeping."""
+    trimmed_bytes: int = 0
     pull_count: int = 0
     """Pulls proposed."""
     pull_empty_count: int = 0

@@ -27,7 +27,6 @@ from falconq_cluster.machine.commands import (
     AppendOnce,
     ClientOperation,
     Command,
-    DeleteTopic,
     Duplicate,
     LeasePull,
     Result,
@@ -323,7 +322,7 @@ def _size(operation: ClientOperation) -> int:
         size = sum(len(part.records) + _PART_BYTES for part in operation.parts)
         named = 0 if operation.once is None else len(operation.once.name) + _ONCE_BYTES
         return size + len(operation.topic) + 64 + len(operation.expected) * _EXPECTED_BYTES + named
-    if isinstance(operation, SetTopic | DeleteTopic):
+    if isinstance(operation, TopicOperation):
         levels = operation.given.levels or () if isinstance(operation, SetTopic) else ()
         scheduler = operation.given.scheduler if isinstance(operation, SetTopic) else None
         given = () if scheduler is None else scheduler.weights + scheduler.max_wait_ms

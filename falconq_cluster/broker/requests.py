@@ -283,6 +283,16 @@ class TopicInfo:
     is_new: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class TopicPurge:
+    """A topic was emptied."""
+
+    count: int
+    """Messages that it held."""
+    index: int
+    """Log index at which it was."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionStatus:
     """One partition of a topic as this node sees it."""
@@ -293,4 +303,4 @@ class PartitionStatus:
     next_offset: int
     bytes: int
     depth: dict[str, int] = field(default_factory=dict)
-    """Level name -> messages stored."""
+    """Level name -> messages retained."""

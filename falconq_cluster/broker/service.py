@@ -31,6 +31,7 @@ from falconq_cluster.broker.requests import (
     Settled,
     SettleRequest,
     TopicInfo,
+    TopicPurge,
     TopicRequest,
 )
 from falconq_cluster.broker.waiters import Outcome, accepted
@@ -44,6 +45,7 @@ from falconq_cluster.machine.commands import (
     SetTopic,
     TopicSet,
 )
+from falconq_cluster.machine.keeping import Purge, Purged
 from falconq_cluster.machine.settings import TopicConfig
 
 T = TypeVar("T")
@@ -182,6 +184,11 @@ class BrokerService:
         outcome = await self._outcome(DeleteTopic(NO_DEADLINE, topic, if_version), deadline_ms)
         accepted(outcome, Done)
         return outcome.index
+
+    async def purge_topic(self, topic: str, *, deadline_ms: int) -> TopicPurge:
+        """Drop all that the topic holds, for every consumer."""
+        outcome = await self._outcome(Purge(NO_DEADLINE, topic), deadline_ms)
+        return TopicPurge(accepted(outcome, Purged).count, outcome.index)
 
     async def topic(self, topic: str) -> TopicInfo:
         """The topic's settings on this node, which makes sure of its view first when it has no such topic."""

@@ -17,6 +17,7 @@ from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway.shapes import (
     COMMITTED,
     DELETED,
+    PURGED,
     BatchAnswer,
     BatchResultsAnswer,
     LiveAnswer,
@@ -26,14 +27,24 @@ from falconq_cluster.gateway.shapes import (
     Problem,
     PublishAnswer,
     ReadyAnswer,
+    RetentionAnswer,
     RetryAnswer,
     SchedulerAnswer,
     TopicAnswer,
     TopicDeletedAnswer,
     TopicNamesAnswer,
     TopicPageAnswer,
+    TopicPurgedAnswer,
 )
-from falconq_cluster.machine.settings import AGED, FACTOR_ONE, WEIGHTED, Retry, Scheduler, dead_letter_topic
+from falconq_cluster.machine.settings import (
+    AGED,
+    FACTOR_ONE,
+    WEIGHTED,
+    Retention,
+    Retry,
+    Scheduler,
+    dead_letter_topic,
+)
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
@@ -136,6 +147,10 @@ def encode_topic_deleted(topic: str) -> bytes:
     return _encoder.encode(TopicDeletedAnswer(DELETED, topic))
 
 
+def encode_topic_purged(topic: str, count: int) -> bytes:
+    return _encoder.encode(TopicPurgedAnswer(PURGED, topic, count))
+
+
 def _topic(topic: TopicInfo) -> TopicAnswer:
     created = rfc3339(topic.created_ms)
     return TopicAnswer(
@@ -148,6 +163,8 @@ def _topic(topic: TopicInfo) -> TopicAnswer:
         topic.config.deliveries_max,
         dead_letter_topic(topic.topic, topic.config),
         _retry(topic.config.retry),
+        _retention(topic.config.retention),
+        topic.config.overflow,
         created,
         topic_version(topic),
     )
@@ -162,6 +179,15 @@ def _scheduler(scheduler: Scheduler) -> SchedulerAnswer:
     weights = dict(scheduler.weights) if scheduler.policy == WEIGHTED else msgspec.UNSET
     max_wait_ms = dict(scheduler.max_wait_ms) if scheduler.policy == AGED else msgspec.UNSET
     return SchedulerAnswer(scheduler.policy, weights, max_wait_ms)
+
+
+def _retention(retention: Retention) -> RetentionAnswer:
+    return RetentionAnswer(
+        retention.ms or msgspec.UNSET,
+        retention.bytes or msgspec.UNSET,
+        retention.messages or msgspec.UNSET,
+        retention.acked,
+    )
 
 
 def encode_live(*, is_live: bool) -> bytes:

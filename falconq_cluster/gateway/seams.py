@@ -23,6 +23,7 @@ from falconq_cluster.broker.requests import (
     Settled,
     SettleRequest,
     TopicInfo,
+    TopicPurge,
     TopicRequest,
 )
 
@@ -59,6 +60,9 @@ class Service(Protocol):
 
     async def delete_topic(self, topic: str, *, if_version: int, deadline_ms: int) -> int:
         """The topic is gone from the returned log index on. Raises: topic_not_found, precondition_failed."""
+
+    async def purge_topic(self, topic: str, *, deadline_ms: int) -> TopicPurge:
+        """The topic is empty. Raises: topic_not_found."""
 
     async def topic(self, topic: str) -> TopicInfo:
         """The topic's settings. Raises: topic_not_found."""

@@ -81,6 +81,8 @@ PROBLEMS_OF_PUBLISHES = (
     "precondition_failed",
     "key_reused",
     "dedupe_full",
+    "topic_full",
+    "body_too_large",
     *PROBLEMS_OF_WRITES,
 )
 

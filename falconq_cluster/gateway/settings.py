@@ -22,11 +22,14 @@ from falconq_cluster.machine.machine import DEFAULT_LIMITS
 from falconq_cluster.machine.settings import (
     AGED,
     DELAY_MS_MAX,
+    DROP_OLDEST,
     FACTOR_ONE,
     LEASE_MS_MAX,
     LEASE_MS_MIN,
+    OVERFLOWS,
     STRICT,
     WEIGHTED,
+    Retention,
     Retry,
     Scheduler,
     TopicConfig,
@@ -39,12 +42,17 @@ from falconq_cluster.machine.topics import (
     IN_FLIGHT_MAX,
     LEVELS_MAX,
     MAX_WAIT_MS_MAX,
+    RETENTION_BYTES_MIN,
+    RETENTION_COUNT_MAX,
+    RETENTION_MS_MAX,
+    RETENTION_MS_MIN,
     WEIGHT_MAX,
     Mistake,
     config_mistakes,
 )
 
 _MISTAKES_MAX = 20
+_RETENTION_FIELDS = Retention.__struct_fields__
 
 
 class _WrongKindError(Exception):
@@ -110,6 +118,26 @@ def _retry(value: object) -> Retry:
     if type(min_ms) is not int or type(max_ms) is not int:
         raise _WrongKindError(wanted)
     return Retry(min_ms, max_ms, round(factor * FACTOR_ONE))
+
+
+def _retention(value: object) -> Retention:
+    wanted = 'it is an object such as {"ms": 86400000, "bytes": 1073741824, "messages": 100000, "acked": true}'
+    fields = dict(value) if isinstance(value, _Pairs) else {}
+    if not isinstance(value, _Pairs) or len(fields) != len(value) or not fields.keys() <= set(_RETENTION_FIELDS):
+        raise _WrongKindError(wanted)
+    for name, given in fields.items():
+        if name == "acked":
+            if not isinstance(given, bool):
+                raise _WrongKindError(f"'acked' is {_shown_json(given)}; it is true or false")
+        elif type(given) is not int or given < 1:
+            raise _WrongKindError(f"'{name}' is {_shown_json(given)}; it is a whole number, or left out for no limit")
+    return msgspec.structs.replace(Retention(), **fields)
+
+
+def _overflow(value: object) -> str:
+    if not isinstance(value, str):
+        raise _WrongKindError(f"it is one of {', '.join(OVERFLOWS)}")
+    return value
 
 
 class Setting(NamedTuple):
@@ -220,6 +248,52 @@ SETTINGS: dict[str, Setting] = {
         },
     ),
     "retry": Setting("retry", _retry, _RETRY_SCHEMA),
+    "retention": Setting(
+        "retention",
+        _retention,
+        {
+            "type": "object",
+            "properties": {
+                "ms": {
+                    "type": "integer",
+                    "minimum": RETENTION_MS_MIN,
+                    "maximum": RETENTION_MS_MAX,
+                    "description": "No message is kept for longer.",
+                },
+                "bytes": {
+                    "type": "integer",
+                    "minimum": RETENTION_BYTES_MIN,
+                    "maximum": RETENTION_COUNT_MAX,
+                    "description": "All partitions together keep no more, in bytes of messages, keys and headers.",
+                },
+                "messages": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": RETENTION_COUNT_MAX,
+                    "description": "All partitions together keep no more.",
+                },
+                "acked": {
+                    "type": "boolean",
+                    "default": False,
+                    "description": "Keep nothing that every consumer has settled; with no consumer, keep it all.",
+                },
+            },
+            "additionalProperties": False,
+            "default": {},
+            "description": "What the topic keeps; a limit that is left out is none.",
+        },
+    ),
+    "overflow": Setting(
+        "overflow",
+        _overflow,
+        {
+            "type": "string",
+            "enum": list(OVERFLOWS),
+            "default": DROP_OLDEST,
+            "description": "What gives way in a topic that keeps as much as it may: its oldest messages, the message "
+            "that comes, or the oldest of the least urgent level, which is never more urgent than what comes.",
+        },
+    ),
 }
 """By the name in JSON."""
 

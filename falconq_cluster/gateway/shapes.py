@@ -16,6 +16,7 @@ from falconq_cluster.gateway.describing import reference, says
 
 COMMITTED = "message committed"
 DELETED = "topic deleted"
+PURGED = "topic purged"
 STATES = "`leader`, `follower`, `candidate`, `learner`, `forming`, `stopped`, or of another member `unreachable`."
 
 
@@ -84,10 +85,12 @@ class PartitionAnswer(msgspec.Struct, frozen=True):
 
     id: Annotated[int, says("Its number.")]
     leader: Annotated[str | None, says("The node that leads it; one node leads all partitions.")]
-    first_offset: Annotated[int, says("The oldest offset that is stored.")] = msgspec.field(name="firstOffset")
+    first_offset: Annotated[int, says("The oldest offset that is kept; the next one when none is.")] = msgspec.field(
+        name="firstOffset"
+    )
     next_offset: Annotated[int, says("The offset of the next message.")] = msgspec.field(name="nextOffset")
-    depth: Annotated[dict[str, int], says("Level -> messages stored.")]
-    bytes: Annotated[int, says("How much is stored.")]
+    depth: Annotated[dict[str, int], says("Level -> messages kept.")]
+    bytes: Annotated[int, says("How much is kept.")]
 
 
 class PartitionsAnswer(msgspec.Struct, frozen=True):
@@ -124,6 +127,15 @@ class RetryAnswer(msgspec.Struct, frozen=True):
     factor: Annotated[float | int, says("By which each wait is longer than the one before.")]
 
 
+class RetentionAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a topic keeps; a limit that is not there is none."""
+
+    ms: Annotated[int | msgspec.UnsetType, says("No message is kept for longer.")] = msgspec.UNSET
+    bytes: Annotated[int | msgspec.UnsetType, says("All partitions together keep no more.")] = msgspec.UNSET
+    messages: Annotated[int | msgspec.UnsetType, says("All partitions together keep no more.")] = msgspec.UNSET
+    acked: Annotated[bool, says("Nothing is kept that every consumer has settled.")] = False
+
+
 class TopicAnswer(msgspec.Struct, frozen=True):
     """A topic with its settings."""
 
@@ -142,6 +154,8 @@ class TopicAnswer(msgspec.Struct, frozen=True):
     ] = msgspec.field(name="maxDeliveries")
     dead_letter_topic: Annotated[str, says("Where they go.")] = msgspec.field(name="deadLetterTopic")
     retry: Annotated[RetryAnswer, says("How long a message waits after a delivery that failed.")]
+    retention: Annotated[RetentionAnswer, says("What it keeps.")]
+    overflow: Annotated[str, says("What gives way when it is full.", enum=["drop-oldest", "reject", "drop-lowest"])]
     created_at: Annotated[str, says("When it was created.", format="date-time")] = msgspec.field(name="createdAt")
     version: Annotated[str, says("Another one after each change; in quotes, the ETag.")]
 
@@ -160,6 +174,14 @@ class TopicDeletedAnswer(msgspec.Struct, frozen=True):
 
     status: Annotated[str, says("What happened.", const=DELETED)]
     topic: Annotated[str, says("The name that is free now.")]
+
+
+class TopicPurgedAnswer(msgspec.Struct, frozen=True):
+    """The topic is empty, on every node from the answer's `FalconQ-Index` on."""
+
+    status: Annotated[str, says("What happened.", const=PURGED)]
+    topic: Annotated[str, says("Its name.")]
+    count: Annotated[int, says("How many messages it held.")]
 
 
 class Problem(msgspec.Struct, frozen=True):

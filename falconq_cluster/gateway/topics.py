@@ -1,6 +1,6 @@
 """Topics as resources: /v1/topics and /v1/topics/{topic}.
 
-What lives here: the handlers, and what ETag and conditions mean.
+What lives here: the handlers, also of a purge, and what ETag and conditions mean.
 Rules: an ETag names one version of a topic's settings for ever, also over a deletion. A condition is judged where the
 change is applied, so of two clients that saw the same version one wins. Settings that are not known are refused.
 Must not know: aiohttp, the log.
@@ -33,7 +33,7 @@ from falconq_cluster.gateway.query import Query
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
 from falconq_cluster.gateway.settings import SETTINGS_SCHEMA, read_settings
-from falconq_cluster.gateway.shapes import TopicAnswer, TopicDeletedAnswer, TopicPageAnswer
+from falconq_cluster.gateway.shapes import TopicAnswer, TopicDeletedAnswer, TopicPageAnswer, TopicPurgedAnswer
 from falconq_cluster.machine.commands import ANY_VERSION, EXISTING_VERSION, MISSING_VERSION
 
 READ = ("GET", "HEAD")
@@ -101,6 +101,15 @@ TOPIC: dict[str, Operation] = {
         problems=("topic_not_found", "request_timeout", "body_too_large", *PROBLEMS_OF_CHANGES),
     ),
 }
+PURGE = Operation(
+    id="purgeTopic",
+    summary="Drop all messages that a topic holds, for everybody",
+    tag="Topics",
+    text="What consumers have in hand is dropped too. The topic, its settings and its consumers stay.",
+    headers=(MIN_INDEX,),
+    replies=(Reply(text="It is empty.", body=TopicPurgedAnswer),),
+    problems=("topic_not_found", "request_timeout", "body_too_large", *PROBLEMS_OF_WRITES),
+)
 
 _ETAG = re.compile(r'"([1-9a-f][0-9a-f]{0,15})"')
 
@@ -116,6 +125,7 @@ class TopicRoutes:
         return [
             Route(READ, "/v1/topics", self.listed, LIST),
             Route((*READ, "PUT", "PATCH", "DELETE"), "/v1/topics/{topic}", self.topic, TOPIC),
+            Route(("POST",), "/v1/topics/{topic}/purge", self.purge, PURGE),
         ]
 
     async def listed(self, call: Call) -> Answer:
@@ -147,6 +157,15 @@ class TopicRoutes:
                 return await self._delete(call, topic)
         await wait_to_read(self._service, call, query)
         return _shown(await self._service.topic(topic))
+
+    async def purge(self, call: Call) -> Answer:
+        topic = read_name(call.topic, "topic")
+        Query(call.query, call.operation.parameters)
+        if await call.body():
+            raise refuse("body", "a topic is purged without a body; send an empty one")
+        await wait_min_index(self._service, call)
+        purged = await self._service.purge_topic(topic, deadline_ms=call.deadline_ms)
+        return Answer(answers.encode_topic_purged(topic, purged.count), index=purged.index)
 
     async def _set(self, call: Call, topic: str, *, is_change: bool) -> Answer:
         if_version = read_condition(call.header("If-Match"), call.header("If-None-Match"), may_create=not is_change)

@@ -17,6 +17,7 @@ from falconq_cluster.machine.events import LevelGrew
 from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.names import is_name
 from falconq_cluster.machine.records import RECORD_BYTES_MIN, BatchHeader, pack_batch
+from falconq_cluster.machine.retention import refusal_of_full
 from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.machine.state import TopicState
 from falconq_cluster.machine.topics import create_topic, no_room
@@ -36,6 +37,8 @@ def append(turn: Turn, operation: Append) -> Appended | Duplicate | Refused:
         or _refusal_of_part(operation, operation.topic, config)
         or first_result(turn, operation, topic)
     )
+    if answer is None and topic is not None:
+        answer = refusal_of_full(topic, [operation])
     if answer is not None:
         return answer
     if topic is None:
@@ -57,6 +60,8 @@ def append_many(turn: Turn, operation: AppendMany) -> Appended | AppendedMany | 
         or first_result(turn, operation, topic)
         or _refusal_of_expectation(operation, topic)
     )
+    if answer is None and topic is not None:
+        answer = refusal_of_full(topic, operation.parts)
     if answer is not None:
         return answer
     if topic is None:
@@ -81,9 +86,9 @@ def store(turn: Turn, topic: TopicState, part: Append | Part) -> Place:
     value = pack_batch(header, part.records)
     batch = Batch(base, count, size, turn.log_time_ms)
     turn.changes.append((keys.batch_key(level.prefix, batch), value))
-    level.tail.append(batch)
-    level.appended_count += count
-    level.appended_bytes += size
+    level.append(batch)
+    topic.retained_count += count
+    topic.retained_bytes += size
     partition.next_offset = base + count
     turn.message_count += count
     turn.partition_changed(topic, partition)

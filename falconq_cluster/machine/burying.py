@@ -14,7 +14,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from falconq_cluster.machine import keys
-from falconq_cluster.machine.consumers import create_consumer, drop_in_hand, put_in_hand
+from falconq_cluster.machine.consumers import create_consumer, drop_if_trimmed, drop_in_hand, put_in_hand
 from falconq_cluster.machine.events import Buried, TopicChanged
 from falconq_cluster.machine.holdings import Held
 from falconq_cluster.machine.moving import Mover, read_headers, write_headers
@@ -89,7 +89,11 @@ def bury_dead(turn: Turn, topic: TopicState, consumer: ConsumerState) -> None:
         # It became the dead letters of another topic meanwhile, and has none of its own.
         _revive(turn, topic, consumer)
     while not topic.is_dead_letters and (held := consumer.holdings.first_dead()) is not None:
-        if not burial.take(held, is_first_free=True):
+        if not turn.move_count_left:
+            break
+        if drop_if_trimmed(turn, topic, consumer, held):
+            turn.move_count_left -= 1
+        elif not burial.take(held, is_first_free=True):
             break
     burial.close()
 

@@ -16,6 +16,7 @@ from enum import IntEnum
 import msgspec
 
 from falconq_cluster.machine.appends import AppendedMany, AppendMany
+from falconq_cluster.machine.keeping import Purge, Purged, TrimLevels
 from falconq_cluster.machine.operation import Once, Operation
 from falconq_cluster.machine.settings import TopicConfig, TopicSettings
 from falconq_cluster.machine.subscriptions import ConsumerOperation, ConsumerResult, QueueOperation, Reap, StreamKind
@@ -185,19 +186,19 @@ class Settle(Operation, frozen=True, tag=21):
     items: list[SettleItem]
 
 
-TopicOperation = SetTopic | DeleteTopic
+TopicOperation = SetTopic | DeleteTopic | Purge
 ClientOperation = (
     Append | AppendOnce | AppendMany | Pull | LeasePull | Settle | TopicOperation | ConsumerOperation | QueueOperation
 )
 """What clients ask for; has a time to expire."""
-AnyOperation = ClientOperation | OpenOrigin | Tick | Form | SetDisk | Trim | Reap
+AnyOperation = ClientOperation | OpenOrigin | Tick | Form | SetDisk | Trim | TrimLevels | Reap
 
 
 class Command(msgspec.Struct, frozen=True):
     """Operations of one origin that are applied together, each judged alone."""
 
     origin: str
-    """Empty for a command without a sequence (OpenOrigin, Tick, Form, SetDisk, Trim, Reap)."""
+    """Empty for a command without a sequence (OpenOrigin, Tick, Form, SetDisk, Trim, TrimLevels, Reap)."""
     epoch: int
     sequence: int
     operations: list[AnyOperation]
@@ -312,7 +313,17 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 
 
 Result = (
-    Refused | Appended | AppendedMany | Duplicate | Pulled | Leased | LeaseSettled | TopicSet | ConsumerResult | Done
+    Refused
+    | Appended
+    | AppendedMany
+    | Duplicate
+    | Pulled
+    | Leased
+    | LeaseSettled
+    | TopicSet
+    | ConsumerResult
+    | Purged
+    | Done
 )
 
 _operations_encoder = msgspec.msgpack.Encoder()

@@ -1,7 +1,7 @@
 """Consumers: they are created, and their rows are written.
 
 What lives here: what every operation of a consumer needs, whatever it does with messages.
-Rules: a new consumer was given nothing.
+Rules: a new consumer was given nothing, and begins at what is retained.
 Must not know: how messages are chosen.
 """
 
@@ -34,13 +34,21 @@ def create_consumer(turn: Turn, topic: TopicState, name: str) -> ConsumerState:
     consumer = new_consumer(turn, name, created_ms=turn.log_time_ms)
     topic.consumers[name] = consumer
     turn.consumer_changed(topic, consumer)
+    start_at_retained(turn, topic, consumer)
     return consumer
 
 
 def new_consumer(turn: Turn, name: str, *, created_ms: int) -> ConsumerState:
     """A consumer of a new number that was given nothing, and is of no topic yet."""
     holdings = Holdings(turn.state.held_count)
-    consumer = ConsumerState(name, turn.next_number(), created_ms, last_partition=-1, holdings=holdings)
+    consumer = ConsumerState(
+        name,
+        turn.next_number(),
+        created_ms,
+        last_partition=-1,
+        holdings=holdings,
+        lost_count=turn.state.lost_count,
+    )
     consumer.used_ms = turn.log_time_ms
     return consumer
 
@@ -72,3 +80,23 @@ def lease_ms_of(topic: TopicState, consumer: ConsumerState) -> int:
 def in_flight_max_of(topic: TopicState, consumer: ConsumerState) -> int:
     """How many messages of the consumer are leased at a time."""
     return consumer.config.in_flight_max or topic.config.in_flight_max
+
+
+def start_at_retained(turn: Turn, topic: TopicState, consumer: ConsumerState) -> None:
+    """Have nothing in hand and nothing lost, and what is retained to come: what was trimmed before is no loss."""
+    for partition in topic.partitions:
+        if any(level.trimmed_count for level in partition.levels):
+            consumer.cursors[partition.number] = [level.start() for level in partition.levels]
+            turn.cursors_changed(topic, consumer, partition.number)
+
+
+def drop_if_trimmed(turn: Turn, topic: TopicState, consumer: ConsumerState, held: Held) -> bool:
+    """Whether what is in hand was trimmed meanwhile: then it is in hand no more, and lost (PROTOCOL.md P15)."""
+    number, partition = held.row.level, topic.partitions[held.partition]
+    if not partition.levels[number].is_trimmed(held.offset):
+        return False
+    drop_in_hand(turn, topic, consumer, held)
+    consumer.cursors_of(partition)[number].lost_count += 1
+    consumer.lost_count.value += 1
+    turn.cursors_changed(topic, consumer, partition.number)
+    return True

@@ -26,7 +26,7 @@ class TopicDeleted:
 
 @dataclass(frozen=True, slots=True)
 class Trimmed:
-    """A Trim is applied."""
+    """A Trim or TrimLevels is applied."""
 
     ranges: tuple[tuple[bytes, bytes], ...]
     """(start, stop) of the keys that it took out of the store: nothing is left between them."""
@@ -34,6 +34,19 @@ class Trimmed:
     """Of the packed records that went with them."""
     is_over: bool
     """Whether nothing is left to be trimmed."""
+    count: int = 0
+    """Messages that were retained until now."""
+    count_bytes: int = 0
+    """Of their packed records."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPurged:
+    """All that the topic held is trimmed, and is to be erased."""
+
+    topic: str
+    count: int
+    count_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +126,7 @@ Event = (
     TopicChanged
     | TopicDeleted
     | Trimmed
+    | TopicPurged
     | LevelGrew
     | HoldingsChanged
     | ConsumerUnlinked

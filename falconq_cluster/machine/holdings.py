@@ -71,6 +71,7 @@ class Holdings:
         "_last",
         "_leased",
         "_numbered",
+        "_places",
         "_ready",
         "_ready_counts",
         "_total",
@@ -89,6 +90,8 @@ class Holdings:
         self._ready: dict[int, list[_Entry]] = {}
         self._ready_counts: dict[int, int] = {}
         self._numbered: dict[int, tuple[int, int]] = {}
+        self._places: dict[tuple[int, int], list[int]] = {}
+        """(partition, level) -> heap of offsets."""
         self.leased_count = 0
         """Messages whose lease had not ended at the last `advance`."""
 
@@ -104,6 +107,23 @@ class Holdings:
     def numbered(self) -> list[Held]:
         """What was delivered to event streams, in the order of the deliveries."""
         return [self._held[self._numbered[number]] for number in sorted(self._numbered)]
+
+    def lowest(self, partition: int, level: int) -> Held | None:
+        """What is in hand of the level with the lowest offset."""
+        offsets = self._places.get((partition, level), [])
+        while offsets:
+            held = self._held.get((partition, offsets[0]))
+            if held is not None and held.row.level == level:
+                return held
+            heappop(offsets)
+        return None
+
+    def lowest_of_levels(self) -> Iterator[Held]:
+        """The same of each level of which something is in hand, in the order of partitions and levels."""
+        for place in sorted(self._places):
+            held = self.lowest(*place)
+            if held is not None:
+                yield held
 
     def ready_count(self, priority: int) -> int:
         """Messages of this priority that may be given again, at the last `advance`."""
@@ -123,6 +143,7 @@ class Holdings:
     def put(self, partition: int, offset: int, row: LeaseRow) -> None:
         """Hold the message as the row says, in the place of what was held there."""
         self.drop(partition, offset)
+        self._add_place(partition, row.level, offset)
         held = self._held[partition, offset] = Held(partition, offset, row)
         self._total.value += 1
         if row.number:
@@ -144,6 +165,7 @@ class Holdings:
         self._total.value -= len(self._held)
         self._held.clear()
         self._numbered.clear()
+        self._places.clear()
 
     def advance(self, now_ms: int) -> bool:
         """End what is over by this time; whether something is ready since. A lease is over once its end is reached."""
@@ -197,6 +219,14 @@ class Holdings:
         if held.phase is Phase.DEAD:
             return self._dead
         return self._leased if held.phase is Phase.LEASED else self._waiting
+
+    def _add_place(self, partition: int, level: int, offset: int) -> None:
+        offsets = self._places.setdefault((partition, level), [])
+        heappush(offsets, offset)
+        if len(offsets) > 2 * len(self._held) + _SLACK:
+            there = (h.offset for h in self._held.values() if (h.partition, h.row.level) == (partition, level))
+            offsets[:] = [*there, offset]
+            heapify(offsets)
 
     def _enqueue(self, held: Held) -> None:
         heap = self._heap(held)

@@ -28,6 +28,7 @@ from falconq_cluster.machine.commands import (
 )
 from falconq_cluster.machine.consumers import (
     create_consumer,
+    drop_if_trimmed,
     in_flight_max_of,
     lease_ms_of,
     put_in_hand,
@@ -98,6 +99,9 @@ def settle(turn: Turn, operation: Settle) -> LeaseSettled | Refused:
         held = consumer.holdings.get(item.partition, item.offset)
         if held is None or held.phase is not Phase.LEASED or held.row.nonce != item.nonce:
             failed.append((place, "lease_lost", _LOST))
+            continue
+        if drop_if_trimmed(turn, topic, consumer, held):
+            failed.append((place, "lease_lost", "the message was trimmed: its topic keeps it no more"))
             continue
         mistake = _mistake(item, topic)
         if mistake is not None:

@@ -35,11 +35,13 @@ from falconq_cluster.machine.commands import (
 )
 from falconq_cluster.machine.deduping import DROPPED_PER_COMMAND_MAX, drop_over
 from falconq_cluster.machine.events import Event, MembersChanged, OriginOpened
+from falconq_cluster.machine.keeping import Purge, TrimLevels
 from falconq_cluster.machine.leasing import lease_pull, settle
 from falconq_cluster.machine.managing import manage_consumer
 from falconq_cluster.machine.pulling import pull
 from falconq_cluster.machine.reaping import reap
 from falconq_cluster.machine.redriving import redrive
+from falconq_cluster.machine.retention import purge, trim_levels
 from falconq_cluster.machine.rows import ClusterRow, MetaRow, OriginRow, decode_row, encode_row
 from falconq_cluster.machine.state import MachineLimits, OriginState, State, read_state
 from falconq_cluster.machine.streaming import open_stream
@@ -140,6 +142,10 @@ class Machine:
         return self._state.cluster.record_index
 
     @property
+    def limits(self) -> MachineLimits:
+        return self._limits
+
+    @property
     def state(self) -> State:
         """For reading only; holds until the next `apply`."""
         return self._state
@@ -229,6 +235,10 @@ def _apply_operation(turn: Turn, operation: AnyOperation) -> Result:
             reap(turn, operation)
         case Trim():
             trim(turn)
+        case TrimLevels():
+            trim_levels(turn, operation)
+        case Purge():
+            return purge(turn, operation)
         case _:
             # A Tick has done its work by its stamp.
             pass

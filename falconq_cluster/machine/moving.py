@@ -18,8 +18,9 @@ from falconq_cluster.machine import keys
 from falconq_cluster.machine.appending import store
 from falconq_cluster.machine.appends import Part
 from falconq_cluster.machine.keys import Batch
+from falconq_cluster.machine.levels import LevelState
 from falconq_cluster.machine.records import Record, batch_records, read_batch_header
-from falconq_cluster.machine.state import LevelState, TopicState
+from falconq_cluster.machine.state import TopicState
 from falconq_cluster.machine.turn import Turn
 
 _headers_decoder: msgspec.json.Decoder[dict[str, str]] = msgspec.json.Decoder(dict[str, str])

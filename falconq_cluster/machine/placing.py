@@ -1,8 +1,9 @@
 """Placing: the cursors of a consumer that begins somewhere.
 
 What lives here: cursors at an offset, at the start and at the end of a partition.
-Rules: a cursor says how many messages of its level are before it, so that what waits is known without looking: a batch
-says how many were before it, so a cursor is found by one key and one value, however much is stored (PROTOCOL.md P12).
+Rules: what is trimmed is passed and not lost. A cursor says how many messages of its level are before it, so that what
+waits is known without looking: a batch says how many were before it, so a cursor is found by one key and one value,
+however much is stored (PROTOCOL.md P12).
 Must not know: who begins there and why.
 """
 
@@ -13,8 +14,9 @@ from collections.abc import Sequence
 
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.keys import Batch
+from falconq_cluster.machine.levels import Cursor, LevelState, PartitionState
 from falconq_cluster.machine.records import read_batch_header
-from falconq_cluster.machine.state import ConsumerState, Cursor, LevelState, PartitionState, TopicState
+from falconq_cluster.machine.state import ConsumerState, TopicState
 from falconq_cluster.machine.subscriptions import Start, StartKind
 from falconq_cluster.machine.turn import Turn
 from falconq_cluster.storage.store import Reader
@@ -25,7 +27,7 @@ def place(turn: Turn, topic: TopicState, consumer: ConsumerState, start: Start, 
     for partition in topic.partitions:
         match start.kind:
             case StartKind.EARLIEST:
-                continue
+                offset = 0
             case StartKind.LATEST:
                 offset = partition.next_offset
             case StartKind.OFFSET:
@@ -33,12 +35,14 @@ def place(turn: Turn, topic: TopicState, consumer: ConsumerState, start: Start, 
             case StartKind.TIME:
                 # A partition that whoever looked did not know yet was empty then.
                 offset = offsets[partition.number] if partition.number < len(offsets) else 0
-        consumer.cursors[partition.number] = _cursors_at(turn.reader, partition, max(offset, 0))
-        turn.cursors_changed(topic, consumer, partition.number)
+        cursors = _cursors_at(turn.reader, partition, max(offset, 0))
+        if any(cursor != Cursor() for cursor in cursors):
+            consumer.cursors[partition.number] = cursors
+            turn.cursors_changed(topic, consumer, partition.number)
 
 
 def _cursors_at(reader: Reader, partition: PartitionState, offset: int) -> list[Cursor]:
-    """The cursors before the first messages at or behind the offset, which is no further than the end."""
+    """The cursors before the first messages at or behind the offset that are retained; no further than the end."""
     offset = min(offset, partition.next_offset)
     if offset == partition.next_offset:
         return [Cursor(offset, offset, level.appended_count) for level in partition.levels]
@@ -46,9 +50,10 @@ def _cursors_at(reader: Reader, partition: PartitionState, offset: int) -> list[
 
 
 def _cursor_at(reader: Reader, level: LevelState, offset: int) -> Cursor:
-    found = _batch_at(reader, level, offset)
-    if found is None:
-        return Cursor()
+    found = _batch_at(reader, level, offset) if offset > level.trimmed_to else None
+    if found is None or found[1] + found[0].record_count <= level.trimmed_count:
+        # Nothing that is retained is before it; and what was trimmed is not lost to who begins now.
+        return level.start()
     batch, before_count = found
     if offset >= batch.base + batch.record_count:
         return Cursor(offset, offset, before_count + batch.record_count)
@@ -62,7 +67,7 @@ def _batch_at(reader: Reader, level: LevelState, offset: int) -> tuple[Batch, in
         behind_count = sum(batch.record_count for batch in level.tail[following - 1 :])
         return level.tail[following - 1], level.appended_count - behind_count
     stop = keys.batches_from(level.prefix, min(offset + 1, level.tail_from))
-    for key in reader.scan_keys(level.prefix, stop, reverse=True):
+    for key in reader.scan_keys(keys.batches_from(level.prefix, level.erased_to), stop, reverse=True):
         value = reader.get(key)
         assert value is not None
         return keys.read_batch_key(key), read_batch_header(value).before_count

@@ -81,15 +81,22 @@ class DeletionRow(Row, frozen=True):
 
 
 class LevelCounts(Row, frozen=True):
-    """All that was ever appended to one level of a partition."""
+    """All that was ever appended to one level of a partition, and what of it is trimmed; as in `state.LevelState`."""
 
     appended_count: int
     appended_bytes: int
+    trimmed_count: int = 0
+    trimmed_bytes: int = 0
+    trimmed_to: int = 0
+    trimmed_base: int = 0
+    first_offset: int = 0
+    first_ms: int = 0
+    erased_to: int = 0
 
 
 class PartitionRow(Row, frozen=True):
     first_offset: int
-    """Lowest offset that is still stored."""
+    """Lowest offset that is retained; the next one when none is."""
     next_offset: int
     levels: list[LevelCounts]
     """Levels that the topic gained since the row was written are missing: they hold nothing."""
@@ -123,6 +130,9 @@ class CursorPosition(Row, frozen=True):
     next_offset: int
     """No message of this level at or behind it was delivered, all before it were."""
     delivered_count: int
+    """Of all that was ever appended to the level; what was trimmed before it was delivered counts."""
+    lost_count: int = 0
+    """Messages that were trimmed before they were delivered or settled."""
 
 
 class CursorRow(Row, frozen=True):

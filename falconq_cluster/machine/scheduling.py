@@ -21,10 +21,12 @@ from math import gcd
 
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine.commands import Range
+from falconq_cluster.machine.consumers import drop_if_trimmed
 from falconq_cluster.machine.keys import Batch
+from falconq_cluster.machine.levels import Cursor, PartitionState, first_undelivered
 from falconq_cluster.machine.rows import LeaseRow
 from falconq_cluster.machine.settings import AGED, WEIGHTED, TopicConfig
-from falconq_cluster.machine.state import ConsumerState, Cursor, PartitionState, TopicState, first_undelivered
+from falconq_cluster.machine.state import ConsumerState, TopicState
 from falconq_cluster.machine.turn import Turn
 
 ALL_PARTITIONS = -1
@@ -175,6 +177,11 @@ class _Choice:
         """Take the returned message that is the level's next; 0 when it does not fit."""
         holdings = self.consumer.holdings
         held = holdings.first_ready(level.number)
+        if held is not None and drop_if_trimmed(self.turn, self.topic, self.consumer, held):
+            level.returned_count -= 1
+            # A key like one that is given, so that the pull writes no more of them than it has messages (P12).
+            self.room.take(1, 1)
+            return 0
         if held is None or not self.room.take(1, held.row.size_bytes):
             return 0
         row, place = held.row, (held.partition, held.offset)

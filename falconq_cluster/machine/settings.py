@@ -22,6 +22,9 @@ FACTOR_ONE = 1000
 _RETRY_STEPS_MAX = 100
 _NAME_CHARS_MAX = 200
 _DEAD_SUFFIX = ".dead"
+DROP_OLDEST, REJECT, DROP_LOWEST = "drop-oldest", "reject", "drop-lowest"
+OVERFLOWS = (DROP_OLDEST, REJECT, DROP_LOWEST)
+"""What gives way in a topic that is full."""
 
 
 class Scheduler(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -54,6 +57,18 @@ class Retry(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return min(wait_ms, self.max_ms)
 
 
+class Retention(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a topic keeps, over all its partitions; 0 is without a limit."""
+
+    ms: int = 0
+    """No message longer than that, in log time."""
+    bytes: int = 0
+    """Of packed records."""
+    messages: int = 0
+    acked: bool = False
+    """Only what some consumer has not settled; with no consumer, everything (PROTOCOL.md P15)."""
+
+
 class TopicConfig(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The settings of a topic; the defaults are those of a topic that a publish creates."""
 
@@ -70,6 +85,8 @@ class TopicConfig(msgspec.Struct, frozen=True, array_like=True, gc=False):
     dead_letter_topic: str = ""
     """Empty for the topic's name with `.dead`."""
     retry: Retry = Retry()
+    retention: Retention = Retention()
+    overflow: str = DROP_OLDEST
 
 
 class TopicSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -83,6 +100,8 @@ class TopicSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
     deliveries_max: int | None = None
     dead_letter_topic: str | None = None
     retry: Retry | None = None
+    retention: Retention | None = None
+    overflow: str | None = None
 
 
 def dead_letter_topic(topic: str, config: TopicConfig) -> str:

@@ -1,43 +1,35 @@
 """The machine's state in memory: what the store holds, without the messages.
 
-What lives here: the state's classes, reading them from a store, and finding record batches.
-Rules: everything here can be rebuilt from the store and is equal on all nodes at the same index, except `tail`: a
-cache of the newest batches of a level, which holds at least those of the command that is being applied (the store
-does not have them yet).
+What lives here: the state's classes, and reading them from a store.
+Rules: everything here can be rebuilt from the store and is equal on all nodes at the same index.
 Must not know: commands, and who writes changes to the store.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.holdings import HeldCount, Holdings
-from falconq_cluster.machine.keys import Batch
+from falconq_cluster.machine.levels import Cursor, PartitionState
 from falconq_cluster.machine.once import OnceTable, read_once_table
 from falconq_cluster.machine.rows import (
     AttemptRow,
     ClusterRow,
     ConsumerRow,
-    CursorPosition,
     CursorRow,
     DeletionRow,
     LeaseRow,
-    LevelCounts,
     OriginRow,
     PartitionRow,
     TopicRow,
     decode_row,
 )
-from falconq_cluster.machine.settings import TopicConfig
+from falconq_cluster.machine.settings import Retention, TopicConfig
 from falconq_cluster.machine.subscriptions import ConsumerConfig
 from falconq_cluster.storage.store import Reader
-
-TAIL_KEPT_COUNT = 32
-"""Batches of a level that stay in memory; enough that a consumer which keeps up never scans the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +48,8 @@ class MachineLimits:
     """Messages that one entry moves to the dead letters or back: a key or two each (P12)."""
     move_bytes_max: int = 2 * 1024 * 1024
     """Read and written for it; one message alone may be larger."""
+    trim_batches_max: int = 400
+    """Record batches of which one command trims something: each may be of another partition, whose row is a key."""
     consumers_per_topic_max: int = 10_000
     attempts_per_consumer_max: int = 16
     attempt_ms: int = 300_000
@@ -86,13 +80,13 @@ class OriginState:
     nonce: bytes
 
 
-@dataclass(slots=True)
-class Cursor:
-    """Where a consumer stands in one level; the fields are those of `rows.CursorPosition`."""
+class LostCount:
+    """How many messages were trimmed before their consumers had them, as far as this process has noticed."""
 
-    batch_offset: int = 0
-    next_offset: int = 0
-    delivered_count: int = 0
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
 
 
 @dataclass(slots=True)
@@ -101,6 +95,14 @@ class Attempt:
 
     number: int
     row: AttemptRow
+    lowest: dict[tuple[int, int], int] = field(init=False)
+    """(partition, level) -> base offset of the first batch that it names."""
+
+    def __post_init__(self) -> None:
+        self.lowest = {}
+        for named in self.row.ranges:
+            place = named.partition, named.level
+            self.lowest[place] = min(named.batch_offset, self.lowest.get(place, named.batch_offset))
 
 
 @dataclass(slots=True)
@@ -117,6 +119,7 @@ class ConsumerState:
     served: list[int] = field(default_factory=list)
     turns: list[int] = field(default_factory=list)
     """`served` and `turns` are those of `rows.ConsumerRow`."""
+    lost_count: LostCount = field(kw_only=True)
     config: ConsumerConfig = field(default_factory=ConsumerConfig)
     is_paused: bool = False
     used_ms: int = 0
@@ -140,59 +143,22 @@ class ConsumerState:
         )
 
     def cursors_of(self, partition: PartitionState) -> list[Cursor]:
-        """One per level; at 0 in partitions and levels that were added (P16)."""
+        """One per level; at 0 in partitions and levels that were added (P16), and never at what is trimmed.
+
+        They are moved here, so that trimming touches no consumer. When that happens decides nothing: two moves one
+        after the other do what one does.
+        """
         cursors = self.cursors.setdefault(partition.number, [])
         while len(cursors) < len(partition.levels):
             cursors.append(Cursor())
+        for cursor, level in zip(cursors, partition.levels, strict=True):
+            missed_count = level.trimmed_count - cursor.delivered_count
+            if missed_count > 0:
+                cursor.lost_count += missed_count
+                self.lost_count.value += missed_count
+                cursor.batch_offset, cursor.next_offset = level.trimmed_base, level.trimmed_to
+                cursor.delivered_count = level.trimmed_count
         return cursors
-
-
-@dataclass(slots=True)
-class LevelState:
-    prefix: bytes
-    """What the keys of the level's batches start with."""
-    tail_from: int
-    """Every batch of the level with this base offset or a later one is in `tail`."""
-    appended_count: int = 0
-    appended_bytes: int = 0
-    tail: list[Batch] = field(default_factory=list)
-
-    def batches(self, reader: Reader, base: int) -> Iterator[Batch]:
-        """The level's batches with a base offset of at least `base`, in order."""
-        if base < self.tail_from:
-            stop = keys.batches_from(self.prefix, self.tail_from)
-            for key in reader.scan_keys(keys.batches_from(self.prefix, base), stop):
-                yield keys.read_batch_key(key)
-        yield from self.tail[bisect_left(self.tail, (base,)) :]
-
-    def first_batch(self, reader: Reader, base: int) -> Batch:
-        """The first batch with a base offset of at least `base`, which must exist. Raises: CorruptionError."""
-        for batch in self.batches(reader, base):
-            return batch
-        raise CorruptionError(f"level {self.prefix.hex()} holds no record batch at or behind offset {base}")
-
-    def trim_tail(self) -> None:
-        """Forget older batches once the store has them."""
-        if len(self.tail) > 2 * TAIL_KEPT_COUNT:
-            del self.tail[:-TAIL_KEPT_COUNT]
-            self.tail_from = self.tail[0].base
-
-
-@dataclass(slots=True)
-class PartitionState:
-    number: int
-    levels: list[LevelState]
-    first_offset: int = 0
-    next_offset: int = 0
-
-    def grow(self, topic: int, level_count: int) -> None:
-        """Have at least so many levels."""
-        for number in range(len(self.levels), level_count):
-            self.levels.append(LevelState(keys.level_prefix(topic, self.number, number), 0))
-
-    def row(self) -> PartitionRow:
-        counts = [LevelCounts(level.appended_count, level.appended_bytes) for level in self.levels]
-        return PartitionRow(self.first_offset, self.next_offset, counts)
 
 
 @dataclass(slots=True)
@@ -209,6 +175,23 @@ class TopicState:
     redrive_left: int = 0
     redrive_to: str = ""
     """These are those of `rows.TopicRow`."""
+    retained_count: int = 0
+    retained_bytes: int = 0
+    """Both of all levels of all partitions."""
+
+    @property
+    def has_unerased(self) -> bool:
+        """Whether the store holds what is trimmed."""
+        return any(level.erased_to < level.trimmed_base for partition in self.partitions for level in partition.levels)
+
+    @property
+    def has_trimmed_in_hand(self) -> bool:
+        """Whether some consumer holds what is trimmed."""
+        return any(
+            self.partitions[held.partition].levels[held.row.level].is_trimmed(held.offset)
+            for consumer in self.consumers.values()
+            for held in consumer.holdings.lowest_of_levels()
+        )
 
     def row(self) -> TopicRow:
         return TopicRow(
@@ -253,6 +236,16 @@ class State:
     """deletion number -> what is to be trimmed, oldest first."""
     held_count: HeldCount = field(default_factory=HeldCount)
     """Messages that all consumers have in hand."""
+    lost_count: LostCount = field(default_factory=LostCount)
+    trimmable: dict[str, None] = field(default_factory=dict)
+    """Topics of which something may be to be trimmed or erased, at once or in time."""
+
+    def watch(self, topic: TopicState) -> None:
+        """Know whether something of the topic may be to be trimmed, after it or its settings have changed."""
+        if topic.config.retention != Retention() or topic.has_unerased or topic.has_trimmed_in_hand:
+            self.trimmable[topic.name] = None
+        else:
+            self.trimmable.pop(topic.name, None)
 
 
 def new_topic(name: str, number: int, created_ms: int, config: TopicConfig) -> TopicState:
@@ -260,21 +253,6 @@ def new_topic(name: str, number: int, created_ms: int, config: TopicConfig) -> T
     topic = TopicState(name, number, created_ms, config, partitions=[], version=number)
     topic.configure(config, number)
     return topic
-
-
-def first_undelivered(reader: Reader, partition: PartitionState, cursors: list[Cursor]) -> int:
-    """The lowest offset of the partition that these cursors have not passed."""
-    lowest = partition.next_offset
-    for level, cursor in zip(partition.levels, cursors, strict=True):
-        if cursor.next_offset > cursor.batch_offset:
-            lowest = min(lowest, cursor.next_offset)
-        elif cursor.delivered_count < level.appended_count:
-            lowest = min(lowest, level.first_batch(reader, cursor.next_offset).base)
-    return lowest
-
-
-def cursor_row(cursors: list[Cursor]) -> CursorRow:
-    return CursorRow([CursorPosition(c.batch_offset, c.next_offset, c.delivered_count) for c in cursors])
 
 
 def read_state(reader: Reader) -> State:
@@ -300,6 +278,8 @@ def read_state(reader: Reader) -> State:
     deleted = {deletion.topic for deletion in state.deletions.values() if not deletion.consumer}
     _read_partitions(reader, topics, deleted)
     _read_consumers(reader, topics, state)
+    for topic in state.topics.values():
+        state.watch(topic)
     return state
 
 
@@ -320,10 +300,16 @@ def _read_partitions(reader: Reader, topics: dict[int, TopicState], deleted: set
         number, partition_number = keys.read_partition_key(key)
         row = decode_row(value, PartitionRow)
         partition = topics[number].partitions[partition_number]
-        partition.first_offset, partition.next_offset = row.first_offset, row.next_offset
+        partition.next_offset = row.next_offset
         for level, counts in zip(partition.levels, row.levels, strict=False):
             level.appended_count, level.appended_bytes = counts.appended_count, counts.appended_bytes
+            level.trimmed_count, level.trimmed_bytes = counts.trimmed_count, counts.trimmed_bytes
+            level.trimmed_to, level.trimmed_base = counts.trimmed_to, counts.trimmed_base
+            level.first_offset, level.first_ms = counts.first_offset, counts.first_ms
+            level.erased_to = counts.erased_to
             level.tail_from = row.next_offset
+            topics[number].retained_count += level.retained_count
+            topics[number].retained_bytes += level.retained_bytes
 
 
 def _read_consumers(reader: Reader, topics: dict[int, TopicState], state: State) -> None:
@@ -334,8 +320,14 @@ def _read_consumers(reader: Reader, topics: dict[int, TopicState], state: State)
         topic_number, name = keys.read_consumer_key(key)
         row = decode_row(value, ConsumerRow)
         topic = topics[topic_number]
-        holdings = Holdings(state.held_count)
-        consumer = ConsumerState(name, row.number, row.created_ms, row.last_partition, holdings=holdings)
+        consumer = ConsumerState(
+            name,
+            row.number,
+            row.created_ms,
+            row.last_partition,
+            holdings=Holdings(state.held_count),
+            lost_count=state.lost_count,
+        )
         consumer.served, consumer.turns = list(row.served), list(row.turns)
         consumer.config, consumer.is_paused, consumer.used_ms = row.config, row.is_paused, row.used_ms or row.created_ms
         consumer.delivery_number, consumer.stream = row.delivery_number, row.stream
@@ -346,7 +338,7 @@ def _read_consumers(reader: Reader, topics: dict[int, TopicState], state: State)
             continue
         positions = decode_row(value, CursorRow).levels
         consumers[topic_number, consumer_number].cursors[partition] = [
-            Cursor(p.batch_offset, p.next_offset, p.delivered_count) for p in positions
+            Cursor(p.batch_offset, p.next_offset, p.delivered_count, p.lost_count) for p in positions
         ]
     for key, value in _scan_known(reader, keys.ATTEMPT, topics, deleted):
         topic_number, consumer_number, number = keys.read_attempt_key(key)

@@ -31,6 +31,7 @@ from falconq_cluster.machine.settings import (
     FACTOR_ONE,
     LEASE_MS_MAX,
     LEASE_MS_MIN,
+    OVERFLOWS,
     STRICT,
     WEIGHTED,
     Retry,
@@ -47,6 +48,12 @@ MAX_WAIT_MS_MAX = 604_800_000
 IN_FLIGHT_MAX = 50_000
 DELIVERIES_MAX = 1000
 FACTOR_MAX = 100
+RETENTION_MS_MIN = 1_000
+RETENTION_MS_MAX = 10 * 366 * 86_400_000
+RETENTION_BYTES_MIN = 1 << 20
+"""More than messages that were published at one moment have together, and share one judgement."""
+RETENTION_COUNT_MAX = 2**53 - 1
+"""The largest that every JSON reader keeps exact (RFC 8259 section 6)."""
 _SHOWN_CHARS_MAX = 80
 
 Mistake = tuple[str, str]
@@ -72,6 +79,7 @@ def set_topic(turn: Turn, operation: SetTopic) -> TopicSet | Refused:
         return _answer(create_topic(turn, operation.topic, config), is_new=True)
     if config != topic.config:
         topic.configure(config, turn.next_number())
+        turn.state.watch(topic)
         turn.put(keys.topic_key(topic.name), topic.row())
         turn.events.append(TopicChanged(topic.name))
     return _answer(topic, is_new=False)
@@ -91,6 +99,7 @@ def delete_topic(turn: Turn, operation: DeleteTopic) -> Done | Refused:
     deletion = Deletion(topic.number, b"")
     turn.state.deletions[number] = deletion
     del turn.state.topics[topic.name]
+    turn.state.trimmable.pop(topic.name, None)
     for consumer in topic.consumers.values():
         consumer.holdings.forget()
     turn.delete(keys.topic_key(topic.name))
@@ -103,6 +112,7 @@ def create_topic(turn: Turn, name: str, config: TopicConfig) -> TopicState:
     """A topic of a new number; whoever calls has judged name, settings and room."""
     topic = new_topic(name, turn.next_number(), turn.log_time_ms, config)
     turn.state.topics[name] = topic
+    turn.state.watch(topic)
     turn.put(keys.topic_key(name), topic.row())
     turn.events.append(TopicChanged(name))
     return topic
@@ -134,7 +144,7 @@ def config_mistakes(config: TopicConfig, limits: MachineLimits) -> list[Mistake]
             mistakes.append(("levels", sentence))
         elif name in levels[:place]:
             mistakes.append(("levels", f"Level {name!r} is there more than once; give each level its own name."))
-    return mistakes + _scheduler_mistakes(config.scheduler) + _delivery_mistakes(config)
+    return mistakes + _scheduler_mistakes(config.scheduler) + _delivery_mistakes(config) + _retention_mistakes(config)
 
 
 def _delivery_mistakes(config: TopicConfig) -> list[Mistake]:
@@ -161,6 +171,22 @@ def _retry_mistakes(retry: Retry) -> list[Mistake]:
     if not FACTOR_ONE <= retry.factor <= FACTOR_MAX * FACTOR_ONE:
         return [("retry", f"'retry' has a 'factor' that is not from 1 to {FACTOR_MAX}.")]
     return []
+
+
+def _retention_mistakes(config: TopicConfig) -> list[Mistake]:
+    retention, mistakes = config.retention, []
+    for name, value, least, most in (
+        ("ms", retention.ms, RETENTION_MS_MIN, RETENTION_MS_MAX),
+        ("bytes", retention.bytes, RETENTION_BYTES_MIN, RETENTION_COUNT_MAX),
+        ("messages", retention.messages, 1, RETENTION_COUNT_MAX),
+    ):
+        if value and not least <= value <= most:
+            text = f"'retention' has {value} for '{name}'; it is from {least} to {most}, or left out for no limit."
+            mistakes.append(("retention", text))
+    if config.overflow not in OVERFLOWS:
+        text = f"'overflow' is {config.overflow[:_SHOWN_CHARS_MAX]!r}; it is one of {', '.join(OVERFLOWS)}."
+        mistakes.append(("overflow", text))
+    return mistakes
 
 
 def _scheduler_mistakes(scheduler: Scheduler) -> list[Mistake]:

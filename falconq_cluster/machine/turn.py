@@ -13,7 +13,8 @@ from hashlib import blake2b
 
 from falconq_cluster.machine import keys, rows
 from falconq_cluster.machine.events import Event
-from falconq_cluster.machine.state import ConsumerState, MachineLimits, PartitionState, State, TopicState, cursor_row
+from falconq_cluster.machine.levels import PartitionState, cursor_row
+from falconq_cluster.machine.state import ConsumerState, MachineLimits, State, TopicState
 from falconq_cluster.storage.store import Change, Reader
 
 DIGEST_BYTES = 16
@@ -89,6 +90,10 @@ class Turn:
 
     def consumer_changed(self, topic: TopicState, consumer: ConsumerState) -> None:
         self._consumers[topic.number, consumer.number] = topic, consumer
+
+    def has_changed(self, topic: TopicState, partition: PartitionState) -> bool:
+        """Whether this entry changed the partition: the store may not show all its batches yet."""
+        return (topic.number, partition.number) in self._partitions
 
     def cursors_changed(self, topic: TopicState, consumer: ConsumerState, partition: int) -> None:
         self._cursors[topic.number, consumer.number, partition] = consumer

@@ -22,10 +22,11 @@ from falconq_cluster.machine.commands import Range
 from falconq_cluster.machine.consumer_views import ConsumerViews
 from falconq_cluster.machine.consumers import in_flight_max_of
 from falconq_cluster.machine.keys import Batch
+from falconq_cluster.machine.levels import LevelState, PartitionState, first_undelivered
 from falconq_cluster.machine.machine import Machine
 from falconq_cluster.machine.records import batch_records, read_batch_header
 from falconq_cluster.machine.settings import TopicConfig
-from falconq_cluster.machine.state import LevelState, PartitionState, TopicState, first_undelivered
+from falconq_cluster.machine.state import TopicState
 from falconq_cluster.storage.store import Reader
 
 PEEK_BYTES_MAX = 4 * 1024 * 1024
@@ -92,6 +93,11 @@ class Views:
     def held_count(self) -> int:
         """Messages that all consumers have in hand."""
         return self._machine.state.held_count.value
+
+    @property
+    def lost_count(self) -> int:
+        """Messages that were trimmed before their consumers had settled them, as far as this process has noticed."""
+        return self._machine.state.lost_count.value
 
     def topics(self) -> list[str]:
         """All names, sorted."""
@@ -183,7 +189,7 @@ class Views:
             return []
         state = topic.consumers.get(consumer)
         if state is None:
-            return [0] * len(topic.config.levels)
+            return [level.start().next_offset for level in topic.partitions[partition].levels]
         return [cursor.next_offset for cursor in state.cursors_of(topic.partitions[partition])]
 
     def read_ranges(self, name: str, ranges: Sequence[Range]) -> list[DeliveredMessage]:
@@ -236,10 +242,11 @@ class Views:
         return self._machine.state.topics.get(name)
 
     def _level_from(self, state: LevelState, partition: int, level: int, offset: int) -> Iterator[DeliveredMessage]:
-        """The level's messages at or behind the offset."""
+        """The level's retained messages at or behind the offset."""
+        offset = max(offset, state.trimmed_to)
         start, stop = keys.batches_from(state.prefix, offset), keys.prefix_end(state.prefix)
         # The batch that holds the offset may begin before it.
-        for key in self._reader.scan_keys(state.prefix, start, reverse=True):
+        for key in self._reader.scan_keys(keys.batches_from(state.prefix, state.trimmed_base), start, reverse=True):
             before = keys.read_batch_key(key)
             if offset < before.base + before.record_count:
                 start = key
@@ -304,7 +311,7 @@ def _waiting(topic: TopicState, consumer: str, partition: int) -> Iterator[tuple
     state = topic.consumers.get(consumer)
     for asked in _asked(topic, partition):
         for number, level in enumerate(asked.levels):
-            delivered = 0 if state is None else state.cursors_of(asked)[number].delivered_count
+            delivered = level.trimmed_count if state is None else state.cursors_of(asked)[number].delivered_count
             yield number, level.appended_count - delivered
 
 
@@ -313,8 +320,8 @@ def _status(partition: PartitionState) -> PartitionStatus:
         partition=partition.number,
         first_offset=partition.first_offset,
         next_offset=partition.next_offset,
-        depth=[level.appended_count for level in partition.levels],
-        size_bytes=sum(level.appended_bytes for level in partition.levels),
+        depth=[level.retained_count for level in partition.levels],
+        size_bytes=sum(level.retained_bytes for level in partition.levels),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from falconq_cluster.broker.requests import TopicRequest
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.machine.settings import Retry, Scheduler
+from falconq_cluster.machine.settings import Retention, Retry, Scheduler
 from tests.unit.gateway.rig import TOPIC, Rig
 
 ETAG = f'"{TOPIC.version:x}"'
@@ -23,6 +23,8 @@ SHOWN = {
     "maxDeliveries": 0,
     "deadLetterTopic": "orders.dead",
     "retry": {"minMs": 0, "maxMs": 60_000, "factor": 2},
+    "retention": {},
+    "overflow": "drop-oldest",
     "createdAt": "2026-01-01T00:00:00.123Z",
     "version": ETAG.strip('"'),
 }
@@ -143,7 +145,7 @@ async def test_a_refused_condition_is_412(rig: Rig) -> None:
         assert (status, shown["code"], shown["retryable"]) == (412, "precondition_failed", False)
 
 
-FUTURE = ("retention", "overflow", "dedupeWindowMs")
+FUTURE = ("color", "replicas", "dedupeWindowMs")
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
@@ -271,3 +273,45 @@ async def test_a_wrong_scheduler_is_refused_with_a_sentence(rig: Rig, scheduler:
     assert (status, shown["code"], shown["details"]["field"]) == (400, "bad_request", "scheduler")
     assert says in shown["detail"]
     assert rig.service.requests == []
+
+
+async def test_retention_and_overflow_are_passed_on_and_shown_without_what_is_no_limit(rig: Rig) -> None:
+    body = {"retention": {"ms": 60_000, "bytes": 1 << 20, "messages": 10, "acked": True}, "overflow": "reject"}
+    status, shown, _ = await ask(rig, "PUT", "/v1/topics/jobs", body)
+    assert (status, shown["retention"], shown["overflow"]) == (201, body["retention"], "reject")
+    assert asked(rig).given.retention == Retention(60_000, 1 << 20, 10, acked=True)
+    status, shown, _ = await ask(rig, "PUT", "/v1/topics/jobs", {"retention": {"messages": 5, "acked": False}})
+    assert (status, shown["retention"], shown["overflow"]) == (201, {"messages": 5}, "drop-oldest")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "sentence"),
+    [
+        ("retention", 5, "'retention' is 5; it is an object such as"),
+        ("retention", {"hours": 1}, "'retention' is an object; it is an object such as"),
+        ("retention", {"ms": 0}, "'ms' is 0; it is a whole number, or left out for no limit."),
+        ("retention", {"ms": 999}, "'retention' has 999 for 'ms'; it is from 1000 to"),
+        ("retention", {"messages": True}, "'messages' is true; it is a whole number"),
+        ("retention", {"bytes": 1024}, "'retention' has 1024 for 'bytes'; it is from 1048576 to"),
+        ("retention", {"acked": 1}, "'acked' is 1; it is true or false."),
+        ("overflow", "drop", "'overflow' is 'drop'; it is one of drop-oldest, reject, drop-lowest."),
+        ("overflow", 1, "'overflow' is 1; it is one of"),
+    ],
+)
+async def test_what_no_topic_may_keep_is_refused_with_a_sentence(
+    rig: Rig, setting: str, value: object, sentence: str
+) -> None:
+    status, shown, _ = await ask(rig, "PUT", "/v1/topics/jobs", {setting: value})
+    assert (status, shown["code"]) == (400, "bad_request")
+    assert sentence in shown["detail"]
+    assert shown["details"]["field"] == setting
+
+
+async def test_a_purge_says_how_many_messages_are_gone_and_from_which_index_on(rig: Rig) -> None:
+    status, shown, headers = await ask(rig, "POST", "/v1/topics/orders/purge", FalconQ_Min_Index="5")
+    assert (status, shown) == (200, {"status": "topic purged", "topic": "orders", "count": 7})
+    assert (headers["FalconQ-Index"], rig.service.waited_for) == ("14", [5])
+    assert (await ask(rig, "POST", "/v1/topics/nothing/purge"))[0] == 404
+    assert (await ask(rig, "POST", "/v1/topics/orders/purge", {"level": "low"}))[0] == 400
+    assert (await ask(rig, "POST", "/v1/topics/orders/purge?level=low"))[0] == 400
+    assert (await ask(rig, "GET", "/v1/topics/orders/purge"))[0] == 405

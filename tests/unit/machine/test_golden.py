@@ -31,6 +31,7 @@ from falconq_cluster.machine.commands import (
     encode_entry,
     read_header,
 )
+from falconq_cluster.machine.keeping import Purge, TrimLevels
 from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.records import BatchHeader, pack_batch, pack_record
 from falconq_cluster.machine.settings import TopicConfig, TopicSettings
@@ -102,12 +103,14 @@ TOPIC_CHANGES = Command(
         SetTopic(1000, "t", MISSING_VERSION, is_change=True, given=TopicSettings()),
         DeleteTopic(1001, "t", ANY_VERSION),
         Trim(),
+        TrimLevels(["t", "u"]),
+        Purge(1001, "t"),
     ],
 )
 
 TOPIC_CHANGES_COMMAND = (
-    "010200050000000000000006000000000000006e3194960acd03e8a17407c2980392a36c6f77a468696768c0c0c0c0c0c096"
-    "0acd03e8a174fec398c0c0c0c0c0c0c0c0940bcd03e9a17400910c"
+    "010200050000000000000006000000000000006e3196960acd03e8a17407c29a0392a36c6f77a468696768c0c0c0c0c0c0c0c0960acd03e8"
+    "a174fec39ac0c0c0c0c0c0c0c0c0c0940bcd03e9a17400910c922892a174a1759329cd03e9a174"
 )
 
 
@@ -184,16 +187,22 @@ ROWS = [
     (rows.OriginRow(5, 6, b"\xaa"), "01930506c401aa"),
     (
         rows.TopicRow(258, 1000, TopicConfig(), 259),
-        "0197cd0102cd03e8980192a36c6f77a46869676893a67374726963749090cd7530cd03e800a09300cdea60cd07d0cd0103c200a0",
+        (
+            "0197cd0102cd03e89a0192a36c6f77a46869676893a67374726963749090cd7530cd03e800a09300cdea60cd07d0"
+            "94000000c2ab64726f702d6f6c64657374cd0103c200a0"
+        ),
     ),
     (rows.DeletionRow(258, b"\x20\x01"), "0193cd0102c402200100"),
-    (rows.PartitionRow(1, 9, [rows.LevelCounts(5, 500), rows.LevelCounts(3, 300)]), "01930109929205cd01f49203cd012c"),
+    (
+        rows.PartitionRow(1, 9, [rows.LevelCounts(5, 500, 1, 100, 1, 0, 1, 1000, 0), rows.LevelCounts(3, 300)]),
+        "01930109929905cd01f40164010001cd03e8009903cd012c00000000000000",
+    ),
     (rows.ConsumerRow(772, 1000, -1), "019acd0304cd03e8ff9090949200000000ce240c8400c20000c400"),
     (
         rows.LeaseRow(1, 4, 30, 0, 2, 3, b"n", 1000, 5, is_last=True, reason="r"),
         "019c01041e000203c4016ecd03e805c3a17200",
     ),
-    (rows.CursorRow([rows.CursorPosition(4, 6, 5), rows.CursorPosition(0, 0, 0)]), "0191929304060593000000"),
+    (rows.CursorRow([rows.CursorPosition(4, 6, 5), rows.CursorPosition(0, 0, 0)]), "01919294040605009400000000"),
     (rows.OnceRow(9, 1000, 3, 7, b"\xaa", 1, 2, 4, 1, 0), "019b09cd03e80307c401aa0102040100c400"),
     (rows.AttemptRow("a", 1000, [Range(0, 1, 4, 6, 2)], [(0, 6)]), "0194a161cd03e89195000104060291920006"),
 ]
@@ -230,6 +239,14 @@ def test_row_of_another_version_is_refused():
 def test_topic_row_from_before_versions_is_read_with_its_default():
     data = bytes.fromhex("0193cd0102cd03e8920192a36c6f77a468696768")
     assert rows.decode_row(data, rows.TopicRow) == rows.TopicRow(258, 1000, TopicConfig(), 0)
+
+
+def test_rows_from_before_retention_are_read_with_nothing_trimmed():
+    data = bytes.fromhex("01930109929205cd01f49203cd012c")
+    row = rows.PartitionRow(1, 9, [rows.LevelCounts(5, 500), rows.LevelCounts(3, 300)])
+    assert rows.decode_row(data, rows.PartitionRow) == row
+    positions = [rows.CursorPosition(4, 6, 5), rows.CursorPosition(0, 0, 0)]
+    assert rows.decode_row(bytes.fromhex("0191929304060593000000"), rows.CursorRow) == rows.CursorRow(positions)
 
 
 def test_damaged_row_is_refused():

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from falconq_cluster.machine.commands import Pull, Pulled, Range, Refused
+from falconq_cluster.machine.levels import TAIL_KEPT_COUNT
 from falconq_cluster.machine.settings import TopicConfig
-from falconq_cluster.machine.state import TAIL_KEPT_COUNT, MachineLimits
+from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import START_MS, Node, append, pull
 
 

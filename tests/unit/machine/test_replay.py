@@ -19,10 +19,11 @@ from falconq_cluster.machine.commands import (
     Trim,
 )
 from falconq_cluster.machine.deduping import DIGEST_BYTES
+from falconq_cluster.machine.keeping import Purge, TrimLevels
 from falconq_cluster.machine.machine import NO_OP, Machine
 from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.records import pack_record
-from falconq_cluster.machine.settings import TopicSettings
+from falconq_cluster.machine.settings import OVERFLOWS, Retention, TopicSettings
 from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.subscriptions import (
     ConsumerConfig,
@@ -39,7 +40,7 @@ from falconq_cluster.machine.subscriptions import (
 )
 from tests.unit.machine.helpers import Node, append, pull
 
-LIMITS = MachineLimits(trim_keys_max=10, move_count_max=3)
+LIMITS = MachineLimits(trim_keys_max=10, trim_batches_max=5, move_count_max=3)
 
 
 def history(seed: int, length: int) -> Node:
@@ -65,6 +66,8 @@ def history(seed: int, length: int) -> Node:
                     [_many(random, topic, str(sequence))],
                     [_managed(random, topic, consumer)],
                     [_leased(random, topic, consumer)],
+                    [TrimLevels([topic])],
+                    [Purge(0, topic)] if random.random() < 0.3 else [TrimLevels(["t", "u", "v"])],
                     [DeleteTopic(0, topic, 0), Trim()] if random.random() < 0.3 else [Trim()],
                 ]
             )
@@ -108,7 +111,14 @@ def _leased(random: Random, topic: str, consumer: str) -> AnyOperation:
 
 def _set_topic(random: Random, topic: str) -> SetTopic:
     levels = ("low", "high", "urgent", "now")[: random.randrange(1, 5)]
-    given = TopicSettings(random.randrange(1, 4), levels, deliveries_max=random.randrange(3))
+    retention = Retention(random.choice([0, 30_000]), 0, random.choice([0, 5, 20]), random.choice([False, False, True]))
+    given = TopicSettings(
+        random.randrange(1, 4),
+        levels,
+        deliveries_max=random.randrange(3),
+        retention=retention,
+        overflow=random.choice(list(OVERFLOWS)),
+    )
     return SetTopic(0, topic, 0, random.random() < 0.5, given)
 
 
