@@ -1,6 +1,7 @@
 """HTTP clients of a cluster, as a normal program would write them.
 
-What lives here: one request with its outcome, and a publisher that goes on at the next node when one fails.
+What lives here: one request with its outcome, and a publisher that goes on at the next node when one fails. Whatever a
+node answers must be described in /v1/openapi.json.
 Rules: an outcome is one of three: acknowledged, refused (surely not applied: never sent, or the contract says so), or
 unknown. No request is repeated under the same payload, because a publish without a key may then be there twice.
 Must not know: which node leads.
@@ -21,6 +22,7 @@ import aiohttp
 
 from tests.cluster.ledger import Ledger
 from tests.cluster.waiting import until
+from tests.unit.gateway.rig import described
 
 REQUEST_SECONDS = 15.0
 """Beyond the node's own limit of ten: the answer of a node that lives comes first."""
@@ -71,6 +73,8 @@ class Http:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
+        self._mistakes: dict[str, None] = {}
+        """What answers had that /v1/openapi.json does not have."""
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(limit=0)
@@ -82,6 +86,8 @@ class Http:
     ) -> None:
         assert self._session is not None
         await self._session.close()
+        if error is None:
+            assert not self._mistakes, "\n".join(self._mistakes)
 
     async def call(self, method: str, url: str, *, timeout: float | None = None, **arguments: Any) -> Answer:
         """One request. Raises: aiohttp.ClientError, TimeoutError."""
@@ -89,6 +95,15 @@ class Http:
         limit = aiohttp.ClientTimeout(timeout or REQUEST_SECONDS)
         async with self._session.request(method, url, timeout=limit, **arguments) as response:
             raw = await response.read()
+            self._mistakes |= dict.fromkeys(
+                described().mistakes(
+                    method=method,
+                    target=response.url.raw_path,
+                    status=response.status,
+                    headers=response.headers,
+                    body=raw,
+                )
+            )
             try:
                 body = json.loads(raw) if raw else {}
             except ValueError:

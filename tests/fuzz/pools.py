@@ -27,14 +27,17 @@ FIXED: Mapping[str, Sequence[object]] = {
     "batch": (1, 100),
     "offset": (0, 3),
 }
-LEARNED = ("id", "version", "lease", "cursor")
+LEARNED = ("id", "version", "If-Match")
+LEASE_LISTS = ("ack",)
+"""Fields that hold ids of leases and nothing else."""
 
 
 class Pools:
     """Values by the name of the parameter or field that takes them."""
 
     def __init__(self) -> None:
-        self._learned: dict[str, deque[object]] = {name: deque(maxlen=LEARNED_MAX) for name in (*LEARNED, "If-Match")}
+        self._learned: dict[str, deque[object]] = {name: deque(maxlen=LEARNED_MAX) for name in LEARNED}
+        self._leases: deque[object] = deque(maxlen=LEARNED_MAX)
 
     def learn(self, body: Any, headers: Mapping[str, Sequence[str]]) -> None:
         """Takes note of what an answer names."""
@@ -44,6 +47,8 @@ class Pools:
 
     def _walk(self, value: Any) -> None:
         if isinstance(value, dict):
+            if isinstance(lease := value.get("lease"), dict):
+                self._leases.append(lease["id"])
             for name, part in value.items():
                 if name in self._learned and isinstance(part, str):
                     self._learned[name].append(part)
@@ -79,6 +84,9 @@ class Pools:
                 self._put_into_fields(part)
 
     def _beside(self, name: str, schema: dict[str, Any]) -> dict[str, Any]:
+        if name in LEASE_LISTS and self._leases:
+            known = {"type": "array", "items": {"enum": list(self._leases)}, "maxItems": 3}
+            return {"anyOf": [known, schema]}
         values = list(dict.fromkeys([*FIXED.get(name, ()), *self._learned.get(name, ())]))
         if not values:
             return schema

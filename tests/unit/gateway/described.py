@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from jsonschema import Draft202012Validator
+from jsonschema_rs import Draft202012Validator
 
 STANDARD_HEADERS = frozenset(("content-type", "content-length", "connection", "date", "allow"))
 OF_EVERY_PATH = {404: "route_not_found", 405: "method_not_allowed"}
@@ -76,8 +76,10 @@ class Described:
         if key not in self._validators:
             self._validators[key] = Draft202012Validator(schema | {"components": self.document["components"]})
         value = json.loads(body)
-        errors = sorted(self._validators[key].iter_errors(value), key=lambda error: list(map(str, error.path)))
-        return [f"{where}: {error.json_path}: {error.message[:400]}" for error in errors]
+        return [
+            f"{where}: {'.'.join(['$', *map(str, error.instance_path)])}: {error.message[:400]}"
+            for error in self._validators[key].iter_errors(value)
+        ]
 
 
 def _close(schema: Any) -> None:

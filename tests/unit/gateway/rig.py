@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import aiohttp
@@ -252,19 +253,30 @@ class Rig:
         return f"http://{self.address}"
 
 
-@asynccontextmanager
-async def running_gateway(**limits: int) -> AsyncIterator[Rig]:
-    """A gateway with the default limits, but for those given."""
+def make_gateway(service: RecordingService, node: SetStatus, **limits: int) -> CheckedGateway:
+    """A gateway that does not listen yet, with the default limits, but for those given."""
     defaults = Settings()
     names = GatewayLimits.__dataclass_fields__
-    service, node = RecordingService(), SetStatus()
-    gateway = CheckedGateway(
+    return CheckedGateway(
         service=service,
         node=node,
         clock=LoopClock(asyncio.get_running_loop()),
         metrics=Metrics(CollectorRegistry()),
         limits=GatewayLimits(**{name: getattr(defaults, name) for name in names} | limits),
     )
+
+
+@cache
+def described() -> Described:
+    """What answers of a node may have. To be called in a loop."""
+    return make_gateway(RecordingService(), SetStatus()).described
+
+
+@asynccontextmanager
+async def running_gateway(**limits: int) -> AsyncIterator[Rig]:
+    """A gateway with the default limits, but for those given."""
+    service, node = RecordingService(), SetStatus()
+    gateway = make_gateway(service, node, **limits)
     address = await gateway.start(Address("127.0.0.1", 0))
     async with aiohttp.ClientSession() as session:
         try:
