@@ -47,7 +47,8 @@ class Pools:
 
     def _walk(self, value: Any) -> None:
         if isinstance(value, dict):
-            if isinstance(lease := value.get("lease"), dict):
+            lease = value.get("lease")
+            if isinstance(lease, dict) and isinstance(lease.get("id"), str):
                 self._leases.append(lease["id"])
             for name, part in value.items():
                 if name in self._learned and isinstance(part, str):
