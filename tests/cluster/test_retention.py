@@ -44,22 +44,25 @@ async def test_the_commands_of_the_guide_are_answered_as_it_says(cluster: Cluste
     nodes = list(cluster.nodes.values())
     lines = [line.strip() for line in GUIDE.read_text().splitlines() if line.startswith("    curl ")]
     assert len(lines) == 10
-    run = partial(asyncio.to_thread, run_command)
-    status, _, made = await run(lines[0], nodes)
+
+    async def run(line: str) -> tuple[int, dict[str, str], dict[str, Any]]:
+        return await asyncio.to_thread(run_command, line, nodes)
+
+    status, _, made = await run(lines[0])
     assert (status, made["retention"], made["overflow"]) == (201, {"ms": 86_400_000, "messages": 3}, "drop-oldest")
-    status, _, batch = await run(lines[1], nodes)
+    status, _, batch = await run(lines[1])
     assert [result["offset"] for result in batch["results"]] == [0, 1, 2, 3, 4]
     shown = await answer_of(lines[2], nodes, lambda body: body["partitions"][0]["firstOffset"] == 2)
     assert shown["partitions"][0]["depth"] == {"low": 3, "high": 0}
     consumed = await answer_of(lines[3], nodes, lambda _: True)
     assert [message["message"] for message in consumed["messages"]] == [2, 3, 4]
-    assert (await run(lines[4], nodes))[2]["overflow"] == "reject"
-    status, headers, refused = await run(lines[5], nodes)
+    assert (await run(lines[4]))[2]["overflow"] == "reject"
+    status, headers, refused = await run(lines[5])
     assert (status, refused["code"], refused["retryable"], "Retry-After" in headers) == (429, "topic_full", True, True)
-    assert (await run(lines[6], nodes))[2]["overflow"] == "drop-lowest"
-    assert (await run(lines[7], nodes))[0] == 200
+    assert (await run(lines[6]))[2]["overflow"] == "drop-lowest"
+    assert (await run(lines[7]))[0] == 200
     await answer_of(lines[8], nodes, lambda body: [m["message"] for m in body["messages"]] == [3, 4, "alarm"])
-    status, _, purged = await run(lines[9], nodes)
+    status, _, purged = await run(lines[9])
     assert (status, purged["status"], purged["count"]) == (200, "topic purged", 3)
     await cluster.compare_stores()
 
