@@ -43,6 +43,7 @@ ERROR_CODES: dict[str, ErrorCode] = _codes(
     ErrorCode("unsupported_media_type", 415, "The body is of another type"),
     ErrorCode("key_reused", 422, "The key was used for another message"),
     ErrorCode("dedupe_full", 429, "As many keys are remembered as may be", is_retryable=True),
+    ErrorCode("delayed_full", 429, "As many messages are delayed as may be", is_retryable=True),
     ErrorCode("leases_full", 429, "The consumer has as many unsettled messages as it may", is_retryable=True),
     ErrorCode("topic_full", 429, "The topic keeps as much as it may", is_retryable=True),
     ErrorCode("overloaded", 429, "The node holds as much waiting work as it may", is_retryable=True),

@@ -1,7 +1,7 @@
-"""What the leader proposes of its own accord: trimming and reaping.
+"""What the leader proposes of its own accord: trimming, reaping and ripening.
 
-What lives here: which events concern whom of the two.
-Rules: as in broker/trimming.py and broker/reaping.py.
+What lives here: which events concern whom of the three.
+Rules: as in broker/trimming.py, broker/reaping.py and broker/ripening.py.
 Must not know: what clients ask for.
 """
 
@@ -11,14 +11,17 @@ from collections.abc import Callable, Sequence
 
 from falconq_cluster.broker.limits import BrokerLimits, BrokerMetrics
 from falconq_cluster.broker.reaping import Reaping
+from falconq_cluster.broker.ripening import Ripening
 from falconq_cluster.broker.trimming import Trimming
 from falconq_cluster.clock import Clock
 from falconq_cluster.machine.events import (
     Buried,
     ConsumerUnlinked,
+    Delayed,
     Event,
     LeftUndone,
     Reaped,
+    Ripened,
     TopicDeleted,
     TopicPurged,
     Trimmed,
@@ -43,10 +46,11 @@ class Housekeeping:
         self._metrics = metrics
         self._trimming = Trimming(raft=raft, machine=machine, clock=clock, limits=limits)
         self._reaping = Reaping(raft=raft, state=lambda: machine().state, clock=clock, limits=limits)
+        self._ripening = Ripening(raft=raft, state=lambda: machine().state, clock=clock)
 
     def take(self) -> list[bytes]:
         """On the leader: the commands to append now."""
-        return [*self._trimming.take(), *self._reaping.take()]
+        return [*self._trimming.take(), *self._reaping.take(), *self._ripening.take()]
 
     def applied(self, events: Sequence[Event]) -> None:
         """See what an entry leaves to be done."""
@@ -59,6 +63,10 @@ class Housekeeping:
                     self._count_trimmed(event)
                 case TopicDeleted() | ConsumerUnlinked():
                     self._trimming.consider()
+                case Delayed():
+                    self._ripening.consider()
+                case Ripened():
+                    self._ripening.applied()
                 case Reaped():
                     self._reaping.applied()
                 case LeftUndone():
@@ -78,8 +86,10 @@ class Housekeeping:
         """This node may lead by now."""
         self._trimming.consider()
         self._reaping.consider()
+        self._ripening.consider()
 
     def stop(self) -> None:
         """Propose no more."""
         self._trimming.stop()
         self._reaping.stop()
+        self._ripening.stop()

@@ -48,6 +48,7 @@ def published_all(outcome: Outcome, levels: Sequence[str], numbers: Sequence[int
             topic=appended.topic,
             partition=places[number][0],
             offset=places[number][2],
+            due_ms=places[number][3],
             priority=levels[places[number][1]],
             level=places[number][1],
             id=f"{index}.{appended.first_id + number}",
@@ -59,8 +60,11 @@ def published_all(outcome: Outcome, levels: Sequence[str], numbers: Sequence[int
     ]
 
 
-def _places(appended: Appended | AppendedMany) -> Iterator[tuple[int, int, int]]:
-    """(partition, level, offset) of each message."""
+def _places(appended: Appended | AppendedMany) -> Iterator[tuple[int, int, int | None, int | None]]:
+    """(partition, level, offset, when it is due) of each message."""
     for place in appended.places if isinstance(appended, AppendedMany) else (appended,):
         for position in range(place.count):
-            yield place.partition, place.level, place.base_offset + position
+            if place.due_ms:
+                yield place.partition, place.level, None, place.due_ms
+            else:
+                yield place.partition, place.level, place.base_offset + position, None

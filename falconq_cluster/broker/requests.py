@@ -48,6 +48,8 @@ class PublishRequest:
     """The same with a sequence instead; never both."""
     expected_last_offset: int | None = None
     """Only if this is the last offset of `partition`, which is then given; -1 of an empty one."""
+    delay_ms: int = 0
+    """How long it waits before it enters its level."""
     traceparent: str | None = None
     """Given back among the headers, unless they have one; a repeat may come with another."""
     deadline_ms: int
@@ -82,6 +84,8 @@ class Published:
     index: int
     """Log index of the command that appended it; where the place is None, of this repeat."""
     timestamp_ms: int | None
+    due_ms: int | None = None
+    """When it enters its level and gets its offset; None of what was not delayed."""
     duplicate: bool = False
     """Whether an earlier publish appended it."""
 

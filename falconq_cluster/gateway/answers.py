@@ -82,6 +82,7 @@ def _published(published: Published) -> PublishAnswer:
         published.index,
         None if published.timestamp_ms is None else rfc3339(published.timestamp_ms),
         published.duplicate,
+        None if published.due_ms is None else rfc3339(published.due_ms),
     )
 
 

@@ -46,8 +46,7 @@ from falconq_cluster.gateway.fields import (
     refuse,
 )
 from falconq_cluster.gateway.messages import (
-    KEY,
-    PRIORITY,
+    RAW_HEADERS,
     UNKNOWN_HEADERS,
     refuse_raw_headers,
     refuse_unknown_headers,
@@ -84,7 +83,7 @@ BATCH = Operation(
     "key `<key>.<place>`, so a repeat of the batch repeats each of its messages.",
     parameters=(ATOMIC,),
     headers=(IDEMPOTENCY_KEY, TRACEPARENT, MIN_INDEX),
-    refused_headers=(*UNKNOWN_HEADERS, PRIORITY, KEY),
+    refused_headers=(*UNKNOWN_HEADERS, *RAW_HEADERS),
     body=Body(
         content={
             JSON: {

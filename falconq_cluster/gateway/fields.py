@@ -21,6 +21,8 @@ from falconq_cluster.config import NAME_PATTERN
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway.describing import IDEMPOTENCY_KEY, NAME_SCHEMA, NUMBER_MAX, PARTITION_MAX, says
 
+DELAY_MS_MAX = 31_536_000_000
+"""A year, as machine/delaying.py judges it."""
 PARTITION_KEY_CHARS_MAX = 256
 HEADER_COUNT_MAX = 64
 HEADER_NAME_CHARS_MAX = 128
@@ -79,6 +81,10 @@ class PublishBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             anyOf=[{"$ref": "#/components/schemas/ProducerBody"}, {"type": "null"}],
         ),
     ] = msgspec.field(default_factory=msgspec.Raw)
+    delay_ms: Annotated[
+        Annotated[int, msgspec.Meta(ge=0, le=DELAY_MS_MAX)] | None,
+        says("How long it waits before it enters its level and gets its offset, in ms. Not with `expectedLastOffset`."),
+    ] = msgspec.field(name="delayMs", default=None)
     expected_last_offset: Annotated[
         Annotated[int, msgspec.Meta(ge=-1, le=NUMBER_MAX)] | None,
         says("Append only if this is the last offset of `partitionID`, which it needs; -1 of an empty partition."),

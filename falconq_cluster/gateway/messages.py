@@ -25,8 +25,9 @@ from falconq_cluster.gateway.cloudevents import (
     read_structured,
     refuse_key,
 )
-from falconq_cluster.gateway.describing import IDEMPOTENCY_KEY, JSON, MIN_INDEX, Body, Operation, Reply, Text
+from falconq_cluster.gateway.describing import IDEMPOTENCY_KEY, JSON, MIN_INDEX, Body, Number, Operation, Reply, Text
 from falconq_cluster.gateway.fields import (
+    DELAY_MS_MAX,
     PARTITION_KEY_CHARS_MAX,
     PublishBody,
     check_encoding,
@@ -37,7 +38,7 @@ from falconq_cluster.gateway.fields import (
     shown,
 )
 from falconq_cluster.gateway.minimum import wait_min_index
-from falconq_cluster.gateway.query import Query
+from falconq_cluster.gateway.query import Query, read_number
 from falconq_cluster.gateway.raw import level_of_text, raw_message
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
@@ -47,8 +48,13 @@ from falconq_cluster.gateway.tracing import TRACEPARENT, read_traceparent
 
 PRIORITY = "FalconQ-Priority"
 KEY = "FalconQ-Key"
-UNKNOWN_HEADERS = ("FalconQ-Delay-Ms", "FalconQ-Ttl-Ms")
-"""A message that asked to wait or to expire must not be taken as one that does neither."""
+DELAY = Number(
+    name="FalconQ-Delay-Ms", text="Of a raw body: its `delayMs`.", least=0, most=DELAY_MS_MAX, example=60_000
+)
+RAW_HEADERS = (PRIORITY, KEY, DELAY.name)
+"""A JSON body has fields for them."""
+UNKNOWN_HEADERS = ("FalconQ-Ttl-Ms",)
+"""A message that asked to expire must not be taken as one that does not."""
 CONTENT_TYPE_CHARS_MAX = 256
 
 PUBLISH = Operation(
@@ -63,6 +69,7 @@ PUBLISH = Operation(
         IDEMPOTENCY_KEY,
         Text(name=PRIORITY, text="Of a raw body: its `priority`, a level's name or number."),
         Text(name=KEY, text="Of a raw body: its `partitionKey`, 1 to 256 ASCII characters."),
+        DELAY,
         TRACEPARENT,
         MIN_INDEX,
     ),
@@ -138,12 +145,12 @@ def refuse_unknown_headers(call: Call) -> None:
     """Raises: bad_request when a header asks for what this version does not do."""
     for name in UNKNOWN_HEADERS:
         if call.headers(name):
-            raise refuse(name, f"header '{name}' is not known to this version; known: {PRIORITY}, {KEY}")
+            raise refuse(name, f"header '{name}' is not known to this version; known: {', '.join(RAW_HEADERS)}")
 
 
 def refuse_raw_headers(call: Call) -> None:
     """Raises: bad_request when a header gives what a JSON body has a field for."""
-    for name in (PRIORITY, KEY):
+    for name in RAW_HEADERS:
         if call.headers(name):
             raise refuse(name, f"header '{name}' is for raw bodies; in JSON, give the field in the body")
 
@@ -162,6 +169,7 @@ async def _read_raw_publish(call: Call, topic: str) -> PublishRequest:
         partition_key.isascii() and 1 <= len(partition_key) <= PARTITION_KEY_CHARS_MAX
     ):
         raise refuse(KEY, f"header '{KEY}' is {shown(partition_key)}; a key has 1 to 256 ASCII characters here")
+    delay = _single(call, DELAY.name)
     message, headers = raw_message(await call.body(), content_type)
     return PublishRequest(
         topic=topic,
@@ -169,6 +177,7 @@ async def _read_raw_publish(call: Call, topic: str) -> PublishRequest:
         priority=level_of_text(priority),
         partition_key=partition_key,
         headers=_encoder.encode(headers),
+        delay_ms=0 if delay is None else read_number(delay, DELAY),
         idempotency_key=key,
         traceparent=read_traceparent(call.headers(TRACEPARENT.name)),
         deadline_ms=call.deadline_ms,

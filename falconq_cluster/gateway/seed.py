@@ -81,6 +81,7 @@ PROBLEMS_OF_PUBLISHES = (
     "precondition_failed",
     "key_reused",
     "dedupe_full",
+    "delayed_full",
     "topic_full",
     "body_too_large",
     *PROBLEMS_OF_WRITES,
@@ -249,6 +250,8 @@ def publish_request(data: bytes, topic: str, *, depth_max: int, deadline_ms: int
     if body.expected_last_offset is not None and body.partition is None:
         text = "'expectedLastOffset' is of one partition; give its 'partitionID' too"
         raise refuse("expectedLastOffset", text)
+    if body.expected_last_offset is not None and body.delay_ms:
+        raise refuse("delayMs", "a delayed message has no offset yet; give 'delayMs' or 'expectedLastOffset'")
     return PublishRequest(
         topic=topic,
         message=bytes(body.message),
@@ -258,6 +261,7 @@ def publish_request(data: bytes, topic: str, *, depth_max: int, deadline_ms: int
         headers=None if headers in (b"", b"null") else headers,
         producer=None if producer is None else Producer(id=producer[0], sequence=producer[1]),
         expected_last_offset=body.expected_last_offset,
+        delay_ms=body.delay_ms or 0,
         deadline_ms=deadline_ms,
     )
 

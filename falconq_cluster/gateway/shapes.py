@@ -29,13 +29,17 @@ class PublishAnswer(msgspec.Struct, frozen=True):
     status: Annotated[str, says("What happened.", const=COMMITTED)]
     topic: Annotated[str, says("The topic.")]
     partition: Annotated[int | None, says("The partition.")] = msgspec.field(name="partitionID")
-    offset: Annotated[int | None, says("The message's place in its partition.")]
+    offset: Annotated[int | None, says("The message's place in its partition; null of one that waits for its time.")]
     priority: Annotated[str | None, says("The name of its level.")]
     id: Annotated[str | None, says("Names the message for ever.")]
     level: Annotated[int | None, says("The number of its level; 0 is the least urgent.")]
     index: Annotated[int, says("The log index that appended it; of a repeat without a place, the repeat's.")]
     timestamp: Annotated[str | None, says("When it was appended, by the cluster's clock.", format="date-time")]
     duplicate: Annotated[bool, says("Whether an earlier publish with the same key or sequence appended it.")]
+    due_at: Annotated[
+        str | None,
+        says("When it enters its level and gets its offset; null of what was not delayed.", format="date-time"),
+    ] = msgspec.field(name="dueAt")
 
 
 class MessageAnswer(msgspec.Struct, frozen=True):

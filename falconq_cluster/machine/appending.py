@@ -13,6 +13,7 @@ from falconq_cluster.machine import keys
 from falconq_cluster.machine.appends import AppendedMany, AppendMany, Part, Place
 from falconq_cluster.machine.commands import Append, Appended, Duplicate, Refused
 from falconq_cluster.machine.deduping import first_result, remember
+from falconq_cluster.machine.delaying import delay, refusal_of_delays
 from falconq_cluster.machine.events import LevelGrew
 from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.names import is_name
@@ -58,6 +59,7 @@ def append_many(turn: Turn, operation: AppendMany) -> Appended | AppendedMany | 
         _refusal(turn, operation, topic)
         or _refusal_of_parts(turn, operation, topic)
         or first_result(turn, operation, topic)
+        or refusal_of_delays(turn, operation.parts, topic)
         or _refusal_of_expectation(operation, topic)
     )
     if answer is None and topic is not None:
@@ -67,7 +69,7 @@ def append_many(turn: Turn, operation: AppendMany) -> Appended | AppendedMany | 
     if topic is None:
         topic = create_topic(turn, operation.topic, _DEFAULTS)
     first_id = turn.message_count
-    places = [store(turn, topic, part) for part in operation.parts]
+    places = [delay(turn, topic, part) if part.delay_ms else store(turn, topic, part) for part in operation.parts]
     appended: Appended | AppendedMany
     if len(places) == 1:
         appended = _appended(turn, topic, places[0], first_id)
@@ -77,12 +79,16 @@ def append_many(turn: Turn, operation: AppendMany) -> Appended | AppendedMany | 
     return appended
 
 
-def store(turn: Turn, topic: TopicState, part: Append | Part) -> Place:
-    """One record batch behind all that the partition holds; whoever calls has judged it."""
+def store(turn: Turn, topic: TopicState, part: Append | Part, first_id: tuple[int, int] | None = None) -> Place:
+    """One record batch behind all that the partition holds; whoever calls has judged it.
+
+    `first_id` is (log index, number) of messages that have their ids already.
+    """
     partition = topic.partitions[part.partition]
     level = partition.levels[part.level]
     base, count, size = partition.next_offset, part.count, len(part.records)
-    header = BatchHeader(count, turn.index, turn.message_count, turn.log_time_ms, level.appended_count)
+    log_index, number = (turn.index, turn.message_count) if first_id is None else first_id
+    header = BatchHeader(count, log_index, number, turn.log_time_ms, level.appended_count)
     value = pack_batch(header, part.records)
     batch = Batch(base, count, size, turn.log_time_ms)
     turn.changes.append((keys.batch_key(level.prefix, batch), value))
@@ -90,7 +96,7 @@ def store(turn: Turn, topic: TopicState, part: Append | Part) -> Place:
     topic.retained_count += count
     topic.retained_bytes += size
     partition.next_offset = base + count
-    turn.message_count += count
+    turn.message_count += count if first_id is None else 0
     turn.partition_changed(topic, partition)
     turn.events.append(LevelGrew(topic.name, partition.number, part.level))
     return Place(partition.number, part.level, base, count)
@@ -105,6 +111,7 @@ def _appended(turn: Turn, topic: TopicState, place: Place, first_id: int) -> App
         count=place.count,
         first_id=first_id,
         timestamp_ms=turn.log_time_ms,
+        due_ms=place.due_ms,
     )
 
 

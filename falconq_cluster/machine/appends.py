@@ -20,6 +20,8 @@ class Part(msgspec.Struct, frozen=True, array_like=True, gc=False):
     count: int
     records: bytes
     """`count` records, as in `machine.commands.Append`."""
+    delay_ms: int = 0
+    """From the log time of the command on, until they enter their level."""
 
 
 class AppendMany(Operation, frozen=True, tag=30):
@@ -41,7 +43,14 @@ class Place(msgspec.Struct, frozen=True, array_like=True, gc=False):
     partition: int
     level: int
     base_offset: int
+    """-1 while its messages wait for their time."""
     count: int
+    due_ms: int = 0
+    """Log time at which they enter their level; 0 of what was not delayed."""
+
+
+class Ripen(Operation, frozen=True, tag=31):
+    """Move what is due by log time into its levels, within P12's bounds. Alone in its command."""
 
 
 class AppendedMany(msgspec.Struct, frozen=True, tag=True):

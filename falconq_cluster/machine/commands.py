@@ -15,7 +15,7 @@ from enum import IntEnum
 
 import msgspec
 
-from falconq_cluster.machine.appends import AppendedMany, AppendMany
+from falconq_cluster.machine.appends import AppendedMany, AppendMany, Ripen
 from falconq_cluster.machine.keeping import Purge, Purged, TrimLevels
 from falconq_cluster.machine.operation import Once, Operation
 from falconq_cluster.machine.settings import TopicConfig, TopicSettings
@@ -191,7 +191,7 @@ ClientOperation = (
     Append | AppendOnce | AppendMany | Pull | LeasePull | Settle | TopicOperation | ConsumerOperation | QueueOperation
 )
 """What clients ask for; has a time to expire."""
-AnyOperation = ClientOperation | OpenOrigin | Tick | Form | SetDisk | Trim | TrimLevels | Reap
+AnyOperation = ClientOperation | OpenOrigin | Tick | Form | SetDisk | Trim | TrimLevels | Reap | Ripen
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -231,6 +231,8 @@ class Appended(msgspec.Struct, frozen=True, tag=True):
     first_id: int
     """Message i has the id "<log index>.<first_id + i>"."""
     timestamp_ms: int
+    due_ms: int = 0
+    """Of what waits for its time, which has -1 as its base_offset; else 0."""
 
 
 class Duplicate(msgspec.Struct, frozen=True, tag=True):

@@ -77,6 +77,7 @@ def remember(turn: Turn, operation: Append | AppendMany, topic: TopicState, appe
         count=first.count,
         first_id=appended.first_id,
         places=msgspec.msgpack.encode(places) if places else b"",
+        due_ms=first.due_ms,
     )
     name = _name(once)
     turn.state.once.add(topic.number, name, row)
@@ -126,8 +127,8 @@ def _repeated(operation: Append | AppendMany, once: Once, row: OnceRow) -> Dupli
         what = f"sequence {once.sequence} of producer" if once.sequence else "idempotency key"
         return Refused(
             "key_reused",
-            f"{what} {once.name!r} was used for another message, at offset {row.base_offset} of partition "
-            f"{row.partition}; give each message its own",
+            f"{what} {once.name!r} was used for another message, with the id {row.log_index}.{row.first_id}, in "
+            f"partition {row.partition}; give each message its own",
         )
     if row.places:
         places = msgspec.msgpack.decode(row.places, type=list[Place])
@@ -141,6 +142,7 @@ def _repeated(operation: Append | AppendMany, once: Once, row: OnceRow) -> Dupli
         count=row.count,
         first_id=row.first_id,
         timestamp_ms=row.made_ms,
+        due_ms=row.due_ms,
     )
     return Duplicate(operation.topic, first, row.log_index)
 

@@ -109,6 +109,16 @@ class StreamReplaced:
 
 
 @dataclass(frozen=True, slots=True)
+class Delayed:
+    """Messages wait for their time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ripened:
+    """A Ripen is applied."""
+
+
+@dataclass(frozen=True, slots=True)
 class OriginOpened:
     """A node has a new epoch. If the nonce is not its latest, the node opens again."""
 
@@ -134,6 +144,8 @@ Event = (
     | Reaped
     | LeftUndone
     | StreamReplaced
+    | Delayed
+    | Ripened
     | OriginOpened
     | MembersChanged
 )

@@ -12,6 +12,8 @@ What lives here: the table of key prefixes, and the functions that build and rea
     14 topic number, consumer number, attempt number             what a pull's attempt was given
     20 topic number, partition, level, base, count, size, time   record batch
     30 topic number, consumer number, partition, offset          message in a consumer's hand
+    40 due time, topic number, log index, first number, count    when delayed messages enter their level: topic name
+    41 topic number, log index, first number, count, due time    delayed messages
     60 topic number, 00 and key or 01 and producer               append that is to happen once, and what it did
     68 deletion number                                           topic that is unlinked and not wholly trimmed
 
@@ -37,13 +39,15 @@ CURSOR = b"\x13"
 ATTEMPT = b"\x14"
 BATCH = b"\x20"
 LEASE = b"\x30"
+DUE = b"\x40"
+DELAYED = b"\x41"
 ONCE = b"\x60"
 DELETION = b"\x68"
 
-OF_TOPICS = (PARTITION, CONSUMER, CURSOR, ATTEMPT, BATCH, LEASE)
+OF_TOPICS = (PARTITION, CONSUMER, CURSOR, ATTEMPT, BATCH, LEASE, DELAYED)
 """Every prefix that a topic's number follows, in key order: what a deleted topic leaves behind.
 
-Not ONCE: its rows go when their window has passed, whatever became of the topic.
+Not ONCE and DUE: these go when their window has passed, or their time has come, whatever became of the topic.
 """
 
 OF_CONSUMERS = (CURSOR, ATTEMPT, LEASE)
@@ -57,6 +61,8 @@ _ATTEMPT = struct.Struct(">QQQ")
 _LEVEL = struct.Struct(">cQIB")
 _BATCH_TAIL = struct.Struct(">QIIQ")
 _OFFSET = struct.Struct(">Q")
+_DUE = struct.Struct(">QQQII")
+_DELAYED = struct.Struct(">QQIIQ")
 
 
 class Batch(NamedTuple):
@@ -69,6 +75,18 @@ class Batch(NamedTuple):
     """Bytes of its packed records."""
     stamp_ms: int
     """Log time at which it was appended; never falls from one batch of a level to the next."""
+
+
+class Waiting(NamedTuple):
+    """Delayed messages of one part of one append, as their keys tell it."""
+
+    due_ms: int
+    topic: int
+    """Number of the topic."""
+    log_index: int
+    first_id: int
+    """Message i has the id "<log index>.<first_id + i>"."""
+    record_count: int
 
 
 def prefix_end(prefix: bytes) -> bytes:
@@ -163,6 +181,23 @@ def once_key(topic: int, name: str, *, is_producer: bool) -> bytes:
 def read_once_key(key: bytes) -> tuple[int, str, bool]:
     """(topic number, name, whether it is a producer's)."""
     return int.from_bytes(key[1:9], "big"), key[10:].decode(), key[9] == 1
+
+
+def due_key(waiting: Waiting) -> bytes:
+    return DUE + _DUE.pack(*waiting)
+
+
+def read_due_key(key: bytes) -> Waiting:
+    return Waiting._make(_DUE.unpack_from(key, 1))
+
+
+def delayed_key(waiting: Waiting) -> bytes:
+    return DELAYED + _DELAYED.pack(*waiting[1:], waiting.due_ms)
+
+
+def read_delayed_key(key: bytes) -> Waiting:
+    *rest, due_ms = _DELAYED.unpack_from(key, 1)
+    return Waiting(due_ms, *rest)
 
 
 def level_prefix(topic: int, partition: int, level: int) -> bytes:

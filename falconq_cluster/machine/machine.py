@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.appending import append, append_many
-from falconq_cluster.machine.appends import AppendMany
+from falconq_cluster.machine.appends import AppendMany, Ripen
 from falconq_cluster.machine.commands import (
     AnyOperation,
     Append,
@@ -42,6 +42,7 @@ from falconq_cluster.machine.pulling import pull
 from falconq_cluster.machine.reaping import reap
 from falconq_cluster.machine.redriving import redrive
 from falconq_cluster.machine.retention import purge, trim_levels
+from falconq_cluster.machine.ripening import ripen
 from falconq_cluster.machine.rows import ClusterRow, MetaRow, OriginRow, decode_row, encode_row
 from falconq_cluster.machine.state import MachineLimits, OriginState, State, read_state
 from falconq_cluster.machine.streaming import open_stream
@@ -233,6 +234,8 @@ def _apply_operation(turn: Turn, operation: AnyOperation) -> Result:
             return redrive(turn, operation)
         case Reap():
             reap(turn, operation)
+        case Ripen():
+            ripen(turn)
         case Trim():
             trim(turn)
         case TrimLevels():

@@ -198,6 +198,16 @@ class OnceRow(Row, frozen=True):
     first_id: int
     places: bytes = b""
     """Of an AppendMany with several parts: msgpack of its places. The fields above are then those of the first one."""
+    due_ms: int = 0
+    """Of messages that were delayed; `base_offset` is -1 then."""
+
+
+class DelayedRow(Row, frozen=True):
+    """Messages that wait for their time."""
+
+    partition: int
+    level: int
+    records: bytes
 
 
 RowT = TypeVar("RowT", bound=Row)

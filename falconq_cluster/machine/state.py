@@ -64,6 +64,14 @@ class MachineLimits:
     """Of all consumers: about 150 MB of memory."""
     append_parts_max: int = 400
     """Record batches of one AppendMany: two keys each (P12)."""
+    delayed_per_topic_max: int = 100_000
+    """Messages that wait for their time. Published."""
+    delayed_max: int = 1_000_000
+    """Of all topics."""
+    ripen_keys_max: int = 500
+    """Keys that one Ripen writes: below P12's 1,000, since a turn shall not last 5 ms."""
+    ripen_bytes_max: int = 2 * 1024 * 1024
+    """A Ripen moves no more once its messages have so many bytes."""
     dedupe_window_ms: int = 300_000
     """How long a repeat of an append is known as one, in log time, from the first one on. Published."""
     dedupe_per_topic_max: int = 100_000
@@ -171,6 +179,8 @@ class TopicState:
     version: int
     """Of the settings: a number that no other settings of any topic had."""
     consumers: dict[str, ConsumerState] = field(default_factory=dict)
+    delayed_count: int = 0
+    """Messages that wait for their time."""
     is_dead_letters: bool = False
     redrive_left: int = 0
     redrive_to: str = ""
@@ -225,6 +235,20 @@ class Deletion:
 
 
 @dataclass(slots=True)
+class Delays:
+    """What waits for its time, of all topics."""
+
+    count: int = 0
+    """Messages, with those of deleted topics whose time has not come."""
+    next_ms: int | None = None
+    """When the next are due; None when none wait."""
+
+    def added(self, count: int, due_ms: int) -> None:
+        self.count += count
+        self.next_ms = due_ms if self.next_ms is None else min(self.next_ms, due_ms)
+
+
+@dataclass(slots=True)
 class State:
     """Everything that commands change, but the messages."""
 
@@ -237,6 +261,7 @@ class State:
     held_count: HeldCount = field(default_factory=HeldCount)
     """Messages that all consumers have in hand."""
     lost_count: LostCount = field(default_factory=LostCount)
+    delays: Delays = field(default_factory=Delays)
     trimmable: dict[str, None] = field(default_factory=dict)
     """Topics of which something may be to be trimmed or erased, at once or in time."""
 
@@ -280,6 +305,11 @@ def read_state(reader: Reader) -> State:
     _read_consumers(reader, topics, state)
     for topic in state.topics.values():
         state.watch(topic)
+    for key in reader.scan_keys(keys.DUE, keys.prefix_end(keys.DUE)):
+        waiting = keys.read_due_key(key)
+        state.delays.added(waiting.record_count, waiting.due_ms)
+        if waiting.topic in topics:
+            topics[waiting.topic].delayed_count += waiting.record_count
     return state
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
@@ -38,15 +39,18 @@ async def test_the_commands_of_the_guide_are_answered_as_it_says(make_cluster: C
     nodes = list(cluster.nodes.values())
     lines = [line.strip() for line in GUIDE.read_text().splitlines() if line.startswith("    curl ")]
     answers = [await asyncio.to_thread(run_command, line, nodes) for line in lines]
-    plain, events, (traced, *ledger), (status, _, batch), transfers = (
-        answers[:3],
-        answers[3:6],
-        answers[6:10],
-        answers[10],
-        answers[11:],
-    )
+    plain, later, events, (traced, *ledger) = answers[:3], answers[3:5], answers[5:8], answers[8:12]
+    (status, _, batch), *transfers = answers[12:]
     opened, late, repeated = ledger
     once, again, refused = transfers
+    assert [status for status, _, _ in later] == [201, 201]
+    assert all(body["offset"] is None and body["dueAt"] > body["timestamp"] for _, _, body in later)
+    poll = await cluster.http.get(nodes[2], "/topic/reminders/consume", consumerID="c", batch=2, waitMs=15_000)
+    assert [message["id"] for message in poll.body["messages"]] == [later[1][2]["id"]]
+    poll = await cluster.http.get(nodes[0], "/topic/reminders/consume", consumerID="c", batch=2, waitMs=15_000)
+    (message,) = poll.body["messages"]
+    assert (message["id"], message["offset"], message["priority"]) == (later[0][2]["id"], 1, "high")
+    assert message["timestamp"] >= later[0][2]["dueAt"]
     assert [status for status, _, _ in events] == [201, 201, 200]
     assert [event["duplicate"] for event in events[2][2]["results"]] == [True, False]
     assert traced[0] == 201
@@ -123,6 +127,49 @@ async def test_events_of_the_official_sdk_are_taken_once_in_every_mode_and_made_
             again = from_binary_event(HTTPMessage(sent | {"content-type": headers["contentType"]}, body))
             assert again.get_data() == event.get_data()
             assert again.get_attributes() == event.get_attributes()
+
+
+async def test_delayed_messages_outlive_their_leader_and_every_node_and_come_once(
+    make_cluster: Callable[..., Cluster], http: Http
+) -> None:
+    cluster = make_cluster()
+    cluster.start()
+    await cluster.wait_ready()
+    nodes = list(cluster.nodes.values())
+    published: dict[str, dict[str, Any]] = {}
+    for number in range(60):
+        body = {"message": number, "delayMs": 3_000 + 50 * number, "priority": number % 2}
+        url = f"{nodes[number % 3].url}/v1/topics/t/messages"
+        answer = await http.call("POST", url, json=body, headers={"Idempotency-Key": f"{number}"})
+        assert answer.status == 201, answer
+        published[answer.body["id"]] = answer.body
+    # The leader falls before anything is due, and then all nodes at once while some are.
+    leader = await cluster.leader()
+    leader.kill()
+    await cluster.leader()
+    leader.start()
+    await cluster.wait_ready()
+    for node in nodes:
+        node.kill()
+    for node in nodes:
+        node.start()
+    await cluster.wait_ready()
+    found: dict[str, dict[str, Any]] = {}
+    async with asyncio.timeout(60):
+        while len(found) < len(published):
+            poll = await cluster.http.get(
+                random.choice(nodes), "/topic/t/consume", consumerID="c", batch=10, waitMs=2_000
+            )
+            assert poll.status == 200, poll
+            for message in poll.body["messages"]:
+                assert message["id"] not in found, "a delayed message came twice"
+                found[message["id"]] = message
+                assert message["timestamp"] >= published[message["id"]]["dueAt"], "a message was early"
+    in_order = sorted(found.values(), key=lambda message: message["offset"])
+    assert [message["offset"] for message in in_order] == list(range(len(published)))
+    assert [message["message"] for message in in_order] == sorted(message["message"] for message in in_order)
+    await cluster.converge()
+    await cluster.compare_stores()
 
 
 BATCHES = 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.broker.requests import (
     AtomicRequest,
+    ConsumeRequest,
     PeekRequest,
     Producer,
     PublishRequest,
@@ -133,3 +135,60 @@ async def test_a_publish_that_expects_another_last_offset_changes_nothing():
     again = await rig.publish(partition=0, expected_last_offset=-1, idempotency_key="k")
     assert again == replace(first, duplicate=True)
     assert await rig.publish(partition=0, idempotency_key="k") == replace(first, duplicate=True)
+
+
+async def test_a_delayed_message_is_given_when_it_is_due_through_any_node_and_wakes_who_waits():
+    rig = Rig("n1", "n2")
+    await rig.publish('"at once"')
+    published = await rig.publish('"later"', node="n2", delay_ms=500, priority="high")
+    assert (published.offset, published.due_ms, published.level) == (None, (published.timestamp_ms or 0) + 500, 1)
+    assert len(stored_in(rig, 1)) == 1
+    cluster, service = rig.cluster, rig.services["n2"]
+    deadline_ms = cluster.clock.now_ms + 5_000
+    await rig.run(service.consume(ConsumeRequest(topic="t", consumer="c", deadline_ms=deadline_ms)))
+    poll = ConsumeRequest(topic="t", consumer="c", wait_ms=2_000, deadline_ms=deadline_ms)
+    task = asyncio.ensure_future(service.consume(poll))
+    await asyncio.sleep(0)
+    before = len(cluster.committed)
+    cluster.advance(480)
+    await asyncio.sleep(0)
+    assert not task.done()
+    assert len(cluster.committed) == before, "nothing is proposed before it is due"
+    cluster.advance(20)
+    (message,) = (await asyncio.wait_for(task, 5)).messages
+    assert (message.id, message.offset, message.message) == (published.id, 1, b'"later"')
+    # The Ripen and the pull.
+    assert len(cluster.committed) == before + 2
+
+
+async def test_another_leader_sees_to_what_is_due_and_one_timer_is_enough():
+    rig = Rig("n1", "n2")
+    for delay_ms in (900, 300, 600):
+        await rig.publish(f'"{delay_ms}"', delay_ms=delay_ms)
+    rig.cluster.advance(400)
+    assert stored_in(rig, 1) == [b'"300"']
+    rig.cluster.elect("n2")
+    rig.cluster.settle()
+    rig.cluster.advance(600)
+    assert stored_in(rig, 1) == [b'"300"', b'"600"', b'"900"']
+
+
+async def test_many_that_are_due_at_once_come_in_by_more_than_one_command():
+    rig = Rig("n1")
+    count = MachineLimits().ripen_keys_max
+    for _ in range(count // 100):
+        works = [rig.services["n1"].publish(rig.request(delay_ms=1_000)) for _ in range(100)]
+        await rig.run(asyncio.wait_for(asyncio.gather(*works), 5))
+    rig.cluster.advance(2_000)
+    assert len(stored_in(rig, 1)) == 100
+    offset = rig.cluster["n1"].machine.state.topics["t"].partitions[0].next_offset
+    assert (offset, rig.cluster["n1"].machine.state.delays.count) == (count, 0)
+
+
+async def test_an_atomic_batch_may_have_delayed_messages():
+    rig = Rig("n1")
+    messages = [rig.request('"a"'), rig.request('"b"', delay_ms=100), rig.request('"c"')]
+    answers = await rig.run(rig.services["n1"].publish_atomic(atomic(rig, *messages)))
+    assert [(answer.offset, answer.due_ms is None) for answer in answers] == [(0, True), (None, False), (1, True)]
+    rig.cluster.advance(200)
+    assert stored_in(rig, 1) == [b'"a"', b'"c"', b'"b"']

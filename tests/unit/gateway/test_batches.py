@@ -77,7 +77,7 @@ async def test_a_key_of_the_batch_gives_each_message_its_own():
         (b"\n \n", NDJSON, 400, "1 to 10000"),
         (b"1\n" * 10_001, NDJSON, 400, "1 to 10000"),
         (b"[1]", JSON | {"FalconQ-Key": "k"}, 400, "is for raw bodies"),
-        (b"[1]", JSON | {"FalconQ-Delay-Ms": "5"}, 400, "not known"),
+        (b"[1]", JSON | {"FalconQ-Delay-Ms": "5"}, 400, "is for raw bodies"),
         (b"[1]", JSON | {"Idempotency-Key": "k" * 251}, 400, "at most"),
         (b"[1]", JSON | {"Content-Encoding": "gzip"}, 415, "without compression"),
         (b"[1]", {"Content-Type": "text/plain"}, 415, "application/json"),

@@ -80,7 +80,9 @@ async def test_a_repeat_is_marked_as_one():
         ({"Content-Type": "application/json", "FalconQ-Priority": "high"}, 400, "is for raw bodies"),
         ({"Content-Type": "application/json", "FalconQ-Key": "k"}, 400, "is for raw bodies"),
         ({"Content-Type": "text/plain", "FalconQ-Key": ""}, 400, "1 to 256"),
-        ({"Content-Type": "text/plain", "FalconQ-Delay-Ms": "5"}, 400, "not known"),
+        ({"Content-Type": "text/plain", "FalconQ-Delay-Ms": "-5"}, 400, "whole number"),
+        ({"Content-Type": "text/plain", "FalconQ-Delay-Ms": "31536000001"}, 400, "whole number"),
+        ({"Content-Type": "application/json", "FalconQ-Delay-Ms": "5"}, 400, "is for raw bodies"),
         ({"Content-Type": "application/json", "FalconQ-Ttl-Ms": "5"}, 400, "not known"),
         ({"Content-Type": "text/plain", "FalconQ-Key": "k" * 257}, 400, "1 to 256"),
         ({"Content-Type": "text/" + "x" * 300}, 400, "at most 256"),
@@ -103,3 +105,27 @@ def test_every_body_is_found_again_byte_for_byte(body: bytes, content_type: str)
     text = json.loads(message)
     is_packed = headers.get("encoding") == "base64"
     assert (b64decode(text) if is_packed else text.encode()) == body
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "delay_ms"),
+    [
+        (b'{"message":1,"delayMs":60000}', {"Content-Type": "application/json"}, 60_000),
+        (b'{"message":1,"delayMs":0}', {}, 0),
+        (b"a", {"Content-Type": "text/plain", "FalconQ-Delay-Ms": "60000"}, 60_000),
+    ],
+)
+async def test_a_message_may_wait_for_its_time(body: bytes, headers: dict[str, str], delay_ms: int):
+    async with running_gateway() as rig:
+        async with rig.session.post(rig.url + PATH, data=body, headers=headers) as response:
+            assert response.status == 201
+        (request,) = rig.service.requests
+    assert isinstance(request, PublishRequest)
+    assert request.delay_ms == delay_ms
+
+
+@pytest.mark.parametrize("delay", ["-1", "31536000001", "1.5", '"5"', '1,"partitionID":0,"expectedLastOffset":3'])
+async def test_a_delay_that_is_none_is_refused(delay: str):
+    headers, body = {"Content-Type": "application/json"}, f'{{"message":1,"delayMs":{delay}}}'
+    async with running_gateway() as rig, rig.session.post(rig.url + PATH, data=body, headers=headers) as response:
+        assert (response.status, (await response.json())["details"]["field"]) == (400, "delayMs")

@@ -49,6 +49,7 @@ async def test_a_publish_says_where_the_message_is(rig: Rig) -> None:
             "index": 9,
             "timestamp": TIME,
             "duplicate": False,
+            "dueAt": None,
         }
         assert response.headers["FalconQ-Index"] == "9"
         assert response.headers["FalconQ-Node"] == "n1"
@@ -132,7 +133,7 @@ async def test_a_repeat_whose_place_is_not_known_has_null_for_it(rig: Rig) -> No
         assert response.status == 200
         body = await response.json()
     assert {name for name, value in body.items() if value is None} == {
-        "partitionID", "offset", "priority", "id", "level", "timestamp",
+        "partitionID", "offset", "priority", "id", "level", "timestamp", "dueAt",
     }  # fmt: skip
     assert body["duplicate"] is True
 

@@ -6,7 +6,7 @@ import pytest
 
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys, rows
-from falconq_cluster.machine.appends import AppendMany, Part
+from falconq_cluster.machine.appends import AppendMany, Part, Ripen
 from falconq_cluster.machine.commands import (
     ANY_VERSION,
     MISSING_VERSION,
@@ -82,10 +82,16 @@ MANY = Command(
     "n1",
     5,
     6,
-    [AppendMany(1000, "t", [Part(1, 2, 1, b"\x01"), Part(0, 0, 1, b"\x02")], True, ((1, -1),), Once("k", 0, b"\xaa"))],
+    [
+        AppendMany(
+            1000, "t", [Part(1, 2, 1, b"\x01"), Part(0, 0, 1, b"\x02", 7)], True, ((1, -1),), Once("k", 0, b"\xaa")
+        ),
+        Ripen(),
+    ],
 )
 MANY_COMMAND = (
-    "010200050000000000000006000000000000006e3191971ecd03e8a1749294010201c4010194000001c40102c3919201ff93a16b00c401aa"
+    "010200050000000000000006000000000000006e3192971ecd03e8a1749295010201c401010095000001c4010207c3919201ff93a16b00"
+    "c401aa911f"
 )
 
 
@@ -163,6 +169,14 @@ KEYS = [
         keys.batch_key(keys.level_prefix(258, 3, 1), keys.Batch(7, 2, 300, 1000)),
         "20000000000000010200000003010000000000000007000000020000012c00000000000003e8",
     ),
+    (
+        keys.due_key(keys.Waiting(5, 258, 772, 1, 2)),
+        "400000000000000005000000000000010200000000000003040000000100000002",
+    ),
+    (
+        keys.delayed_key(keys.Waiting(5, 258, 772, 1, 2)),
+        "410000000000000102000000000000030400000001000000020000000000000005",
+    ),
     (keys.once_key(258, "k", is_producer=False), "600000000000000102006b"),
     (keys.once_key(258, "p", is_producer=True), "6000000000000001020170"),
     (keys.deletion_key(258), "680000000000000102"),
@@ -203,7 +217,8 @@ ROWS = [
         "019c01041e000203c4016ecd03e805c3a17200",
     ),
     (rows.CursorRow([rows.CursorPosition(4, 6, 5), rows.CursorPosition(0, 0, 0)]), "01919294040605009400000000"),
-    (rows.OnceRow(9, 1000, 3, 7, b"\xaa", 1, 2, 4, 1, 0), "019b09cd03e80307c401aa0102040100c400"),
+    (rows.OnceRow(9, 1000, 3, 7, b"\xaa", 1, 2, 4, 1, 0), "019c09cd03e80307c401aa0102040100c40000"),
+    (rows.DelayedRow(1, 2, b"\xaa"), "01930102c401aa"),
     (rows.AttemptRow("a", 1000, [Range(0, 1, 4, 6, 2)], [(0, 6)]), "0194a161cd03e89195000104060291920006"),
 ]
 

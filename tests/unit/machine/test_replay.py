@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from falconq_cluster.machine.appends import AppendMany, Part
+from falconq_cluster.machine.appends import AppendMany, Part, Ripen
 from falconq_cluster.machine.commands import (
     AnyOperation,
     DeleteTopic,
@@ -40,7 +40,7 @@ from falconq_cluster.machine.subscriptions import (
 )
 from tests.unit.machine.helpers import Node, append, pull
 
-LIMITS = MachineLimits(trim_keys_max=10, trim_batches_max=5, move_count_max=3)
+LIMITS = MachineLimits(ripen_keys_max=8, trim_keys_max=10, trim_batches_max=5, move_count_max=3)
 
 
 def history(seed: int, length: int) -> Node:
@@ -72,12 +72,17 @@ def history(seed: int, length: int) -> Node:
                 ]
             )
         node.command(*operations, origin="n1", epoch=epoch, sequence=sequence)
+        if random.random() < 0.3:
+            node.command(Ripen())
     return node
 
 
 def _many(random: Random, topic: str, message: str) -> AppendMany:
     records = pack_record(message.encode())
-    parts = [Part(random.randrange(2), random.randrange(3), 1, records) for _ in range(random.randrange(1, 4))]
+    parts = [
+        Part(random.randrange(2), random.randrange(3), 1, records, random.choice([0, 0, 5, 30_000]))
+        for _ in range(random.randrange(1, 4))
+    ]
     expected = random.choice([(), (), ((0, random.randrange(-1, 9)),)])
     once = random.choice([None, Once(random.choice("kl"), digest=bytes(DIGEST_BYTES))])
     return AppendMany(0, topic, parts, True, expected, once)

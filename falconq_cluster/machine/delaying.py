@@ -1,0 +1,55 @@
+"""Delay: messages that wait for their time before they enter their level.
+
+What lives here: a part that is to wait, and how many may.
+Rules (PROTOCOL.md P14): a delayed message has its id from its publish, and gets its offset when it enters its level.
+Its body stands below its topic's number; when it is due stands in one order for all topics. A deleted topic's bodies go
+as all of it does, what else there is of them goes when their time comes.
+Must not know: what is in a record, how messages enter their level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from falconq_cluster.machine import keys
+from falconq_cluster.machine.appends import Part, Place
+from falconq_cluster.machine.commands import Refused
+from falconq_cluster.machine.events import Delayed
+from falconq_cluster.machine.keys import Waiting
+from falconq_cluster.machine.rows import DelayedRow
+from falconq_cluster.machine.state import TopicState
+from falconq_cluster.machine.turn import Turn
+
+DELAY_MS_MAX = 31_536_000_000
+"""A year."""
+
+
+def refusal_of_delays(turn: Turn, parts: Sequence[Part], topic: TopicState | None) -> Refused | None:
+    """Why the parts can't wait as they ask."""
+    for part in parts:
+        if not 0 <= part.delay_ms <= DELAY_MS_MAX:
+            return Refused("bad_request", f"a message waits for 0 to {DELAY_MS_MAX} ms, not {part.delay_ms}")
+    count = sum(part.count for part in parts if part.delay_ms)
+    if not count:
+        return None
+    own, all_count, limits = 0 if topic is None else topic.delayed_count, turn.state.delays.count, turn.limits
+    if own + count <= limits.delayed_per_topic_max and all_count + count <= limits.delayed_max:
+        return None
+    return Refused(
+        "delayed_full",
+        f"{own} messages of the topic and {all_count} in all are delayed, at most {limits.delayed_per_topic_max} and "
+        f"{limits.delayed_max}; repeat when some have become due",
+    )
+
+
+def delay(turn: Turn, topic: TopicState, part: Part) -> Place:
+    """The part waits for its time; whoever calls has judged it."""
+    due_ms = turn.log_time_ms + part.delay_ms
+    waiting = Waiting(due_ms, topic.number, turn.index, turn.message_count, part.count)
+    turn.changes.append((keys.due_key(waiting), topic.name.encode()))
+    turn.put(keys.delayed_key(waiting), DelayedRow(part.partition, part.level, part.records))
+    turn.message_count += part.count
+    topic.delayed_count += part.count
+    turn.state.delays.added(part.count, due_ms)
+    turn.events.append(Delayed())
+    return Place(part.partition, part.level, -1, part.count, due_ms)
