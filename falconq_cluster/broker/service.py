@@ -14,6 +14,16 @@ from typing import Protocol, TypeVar
 
 from falconq_cluster.broker.broker import Broker
 from falconq_cluster.broker.composing import Composer
+from falconq_cluster.broker.consumer_requests import (
+    ConsumerInfo,
+    ConsumerRequest,
+    RedriveInfo,
+    SeekRequest,
+    consumer_info,
+    consumers_page,
+    seek_operation,
+    set_operation,
+)
 from falconq_cluster.broker.leases import Settlement
 from falconq_cluster.broker.publishing import published, published_all
 from falconq_cluster.broker.pulls import Pulls
@@ -47,6 +57,14 @@ from falconq_cluster.machine.commands import (
 )
 from falconq_cluster.machine.keeping import Purge, Purged
 from falconq_cluster.machine.settings import TopicConfig
+from falconq_cluster.machine.subscriptions import (
+    ConsumerOperation,
+    ConsumerSet,
+    DeleteConsumer,
+    PauseConsumer,
+    Redrive,
+    Redriven,
+)
 
 T = TypeVar("T")
 
@@ -208,6 +226,69 @@ class BrokerService:
     def partitions(self, topic: str) -> Sequence[PartitionStatus]:
         """The topic's partitions. Raises: FalconQError (topic_not_found)."""
         return partition_statuses(self._broker.views(), topic, self._broker.raft.leader)
+
+    async def set_consumer(self, request: ConsumerRequest) -> ConsumerInfo:
+        """Make the consumer, or give it these settings."""
+        operation = set_operation(self._broker.views(), request)
+        return await self._consumer_set(operation, request.deadline_ms)
+
+    async def delete_consumer(self, topic: str, consumer: str, *, deadline_ms: int) -> int:
+        """Delete the consumer with its place; the log index from which on it is gone."""
+        outcome = await self._outcome(DeleteConsumer(NO_DEADLINE, topic, consumer), deadline_ms)
+        accepted(outcome, Done)
+        return outcome.index
+
+    async def seek_consumer(self, request: SeekRequest) -> ConsumerInfo:
+        """Let the consumer go on elsewhere, with nothing in hand."""
+        return await self._consumer_set(seek_operation(self._broker.views(), request), request.deadline_ms)
+
+    async def pause_consumer(self, topic: str, consumer: str, *, is_paused: bool, deadline_ms: int) -> ConsumerInfo:
+        """Give the consumer nothing from now on, or messages again."""
+        return await self._consumer_set(PauseConsumer(NO_DEADLINE, topic, consumer, is_paused), deadline_ms)
+
+    async def _consumer_set(self, operation: ConsumerOperation, deadline_ms: int) -> ConsumerInfo:
+        """What the consumer is like in the turn in which the operation is applied."""
+
+        def begin(done: Callable[[ConsumerInfo | FalconQError], None]) -> Cancellable:
+            return self._broker.submit(
+                operation, deadline_ms=deadline_ms, done=lambda outcome: done(self._consumer_after(operation, outcome))
+            )
+
+        answer: ConsumerInfo | FalconQError = await self._answer_to(begin)
+        return _given(answer)
+
+    def _consumer_after(self, operation: ConsumerOperation, outcome: Outcome) -> ConsumerInfo | FalconQError:
+        try:
+            is_new = accepted(outcome, ConsumerSet).is_new
+            return self._consumer_info(operation.topic, operation.consumer, index=outcome.index, is_new=is_new)
+        except FalconQError as error:
+            return error
+
+    def _consumer_info(self, topic: str, name: str, *, index: int, is_new: bool = False) -> ConsumerInfo:
+        log_time_ms = self._broker.raft.log_time_ms()
+        return consumer_info(self._broker.views(), topic, name, log_time_ms=log_time_ms, index=index, is_new=is_new)
+
+    async def consumer(self, topic: str, consumer: str) -> ConsumerInfo:
+        """The consumer on this node, which makes sure of its view first when it has no such consumer."""
+        if not self._broker.views().consumer_exists(topic, consumer):
+            await self._fresh()
+        return self._consumer_info(topic, consumer, index=self._broker.raft.applied_index)
+
+    async def consumers_after(self, topic: str, after: str, limit: int) -> tuple[Sequence[ConsumerInfo], bool]:
+        """Consumers behind this name, in the order of their names, and whether there are more."""
+        if self._broker.views().topic(topic) is None:
+            await self._fresh()
+        views, raft = self._broker.views(), self._broker.raft
+        page = consumers_page(views, topic, after, limit, log_time_ms=raft.log_time_ms(), index=raft.applied_index)
+        return page, bool(page) and views.consumers.more_after(topic, page[-1].view.name)
+
+    async def redrive(self, topic: str, *, count_max: int, deadline_ms: int) -> RedriveInfo:
+        """Let dead letters of the topic go back: so many at most, all with 0."""
+        outcome = await self._outcome(Redrive(NO_DEADLINE, topic, count_max), deadline_ms)
+        result = accepted(outcome, Redriven)
+        return RedriveInfo(
+            topic=topic, dead_letter_topic=result.dead_letter_topic, count=result.count, index=outcome.index
+        )
 
     async def confirm_read(self, deadline_ms: int) -> None:
         """Return once this node shows all that was acknowledged anywhere before the call (PROTOCOL.md P17).

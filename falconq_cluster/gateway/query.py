@@ -99,13 +99,18 @@ class Query:
         if value is None:
             return None
         # A plus sign that wasn't encoded arrives as a space; no valid time has one there.
-        text = value.replace(" ", "+")
-        if _RFC3339.fullmatch(text):
-            try:
-                return max(0, round(datetime.fromisoformat(text.upper()).timestamp() * 1000))
-            except (ValueError, OverflowError):
-                pass
-        raise refuse(name, f"parameter '{name}' is {shown(value)}; write an RFC 3339 time such as 2026-01-31T12:00:00Z")
+        return read_time_ms(value.replace(" ", "+"), name, shown_value=value)
+
+
+def read_time_ms(text: str, name: str, *, shown_value: str | None = None) -> int:
+    """An RFC 3339 time as milliseconds since 1970. Raises: bad_request."""
+    if _RFC3339.fullmatch(text):
+        try:
+            return max(0, round(datetime.fromisoformat(text.upper()).timestamp() * 1000))
+        except (ValueError, OverflowError):
+            pass
+    told = shown(text if shown_value is None else shown_value)
+    raise refuse(name, f"'{name}' is {told}; write an RFC 3339 time such as 2026-01-31T12:00:00Z")
 
 
 def read_number(value: str, parameter: Number) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from falconq_cluster.broker.consumer_requests import ConsumerInfo, ConsumerRequest, RedriveInfo, SeekRequest
 from falconq_cluster.broker.requests import (
     AtomicRequest,
     Batch,
@@ -69,6 +70,27 @@ class Service(Protocol):
 
     def topics_after(self, after: str, limit: int) -> Sequence[TopicInfo]:
         """The first topics behind this name, in the order of their names."""
+
+    async def set_consumer(self, request: ConsumerRequest) -> ConsumerInfo:
+        """The consumer has the settings. Raises: bad_request, topic_not_found."""
+
+    async def delete_consumer(self, topic: str, consumer: str, *, deadline_ms: int) -> int:
+        """The consumer is gone from the returned log index on. Raises: topic_not_found, consumer_not_found."""
+
+    async def seek_consumer(self, request: SeekRequest) -> ConsumerInfo:
+        """The consumer goes on there, and has nothing in hand. Raises: topic_not_found, consumer_not_found."""
+
+    async def pause_consumer(self, topic: str, consumer: str, *, is_paused: bool, deadline_ms: int) -> ConsumerInfo:
+        """The consumer is given nothing, or messages again. Raises: topic_not_found, consumer_not_found."""
+
+    async def consumer(self, topic: str, consumer: str) -> ConsumerInfo:
+        """The consumer as it stands. Raises: topic_not_found, consumer_not_found."""
+
+    async def consumers_after(self, topic: str, after: str, limit: int) -> tuple[Sequence[ConsumerInfo], bool]:
+        """Up to so many consumers behind this name, and whether there are more. Raises: topic_not_found."""
+
+    async def redrive(self, topic: str, *, count_max: int, deadline_ms: int) -> RedriveInfo:
+        """Dead letters of the topic go back, all with 0. Raises: topic_not_found."""
 
     def end_waits(self) -> None:
         """Answers every consume that waits for messages now, empty: the node stops."""

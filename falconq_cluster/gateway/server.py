@@ -22,6 +22,7 @@ from falconq_cluster.config import Address
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway.answers import PROBLEM_JSON, RETRY_AFTER_SECONDS, encode_problem
 from falconq_cluster.gateway.batches import BatchRoutes
+from falconq_cluster.gateway.consumers import ConsumerRoutes
 from falconq_cluster.gateway.describing import RETRY_STATUSES
 from falconq_cluster.gateway.leases import LeaseRoutes
 from falconq_cluster.gateway.messages import MessageRoutes
@@ -89,7 +90,8 @@ class Gateway:
         batches = BatchRoutes(service, json_depth_max=limits.json_depth_max, batch_bytes_max=limits.batch_bytes_max)
         reference = ReferenceRoutes(lambda: self.router.routes)
         leases = LeaseRoutes(service, long_poll_ms_max=limits.long_poll_ms_max, json_depth_max=limits.json_depth_max)
-        groups = (seed, topics, messages, batches, leases, operations, reference)
+        consumers = ConsumerRoutes(service, json_depth_max=limits.json_depth_max)
+        groups = (seed, topics, messages, batches, consumers, leases, operations, reference)
         self.router = Router([route for group in groups for route in group.routes()])
         metrics.before_scrape(self._update_gauges)
 

@@ -46,6 +46,7 @@ from falconq_cluster.gateway.server import Gateway, GatewayLimits
 from falconq_cluster.gateway.wire import WireAnswer
 from falconq_cluster.machine.settings import TopicConfig, with_settings
 from falconq_cluster.telemetry import Metrics
+from tests.unit.gateway.consumer_service import RecordingConsumers
 from tests.unit.gateway.described import Described
 
 TIME_MS = 1_767_225_600_123
@@ -56,10 +57,11 @@ TOPIC = TopicInfo(
 Request = PublishRequest | ConsumeRequest | PullRequest | SettleRequest | PeekRequest | TopicRequest
 
 
-class RecordingService:
+class RecordingService(RecordingConsumers):
     """Answers every request the same way and keeps what it was asked."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.requests: list[Request] = []
         self.batches: list[AtomicRequest] = []
         self.deleted: list[tuple[str, int]] = []
@@ -73,7 +75,7 @@ class RecordingService:
         self.is_duplicate = False
         self.is_place_forgotten = False
 
-    async def _take(self, request: Request) -> None:
+    async def _receive(self, request: Request) -> None:
         self.requests.append(request)
         if self.hold is not None:
             try:
@@ -85,7 +87,7 @@ class RecordingService:
             raise self.error
 
     async def publish(self, request: PublishRequest) -> Published:
-        await self._take(request)
+        await self._receive(request)
         is_known = not self.is_place_forgotten
         return Published(
             topic=request.topic,
@@ -104,7 +106,7 @@ class RecordingService:
         return [await self.publish(message) for message in request.messages]
 
     async def consume(self, request: ConsumeRequest) -> Batch:
-        await self._take(request)
+        await self._receive(request)
         return Batch(
             topic=request.topic,
             consumer=request.consumer,
@@ -118,7 +120,7 @@ class RecordingService:
         )
 
     async def pull(self, request: PullRequest) -> Deliveries:
-        await self._take(request)
+        await self._receive(request)
         deliveries = [
             Delivery(message, None if request.auto_commit else "0.4." + "ab" * 16, TIME_MS + 30_000)
             for message in self.messages
@@ -126,12 +128,12 @@ class RecordingService:
         return Deliveries(topic=request.topic, consumer=request.consumer, deliveries=deliveries, index=14)
 
     async def settle(self, request: SettleRequest) -> Settled:
-        await self._take(request)
+        await self._receive(request)
         failed = [FailedWish(wish.lease_id, "lease_lost", "it is over") for wish in request.wishes[1:]]
         return Settled(ok_count=len(request.wishes) - len(failed), failed=failed, index=15)
 
     async def peek(self, request: PeekRequest) -> Batch:
-        await self._take(request)
+        await self._receive(request)
         return Batch(
             topic=request.topic,
             consumer=None,
@@ -153,7 +155,7 @@ class RecordingService:
         ]
 
     async def set_topic(self, request: TopicRequest) -> TopicInfo:
-        await self._take(request)
+        await self._receive(request)
         config = with_settings(TopicConfig(), request.given)
         return replace(TOPIC, topic=request.topic, config=config, is_new=not request.is_change)
 
