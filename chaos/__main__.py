@@ -12,6 +12,7 @@ from chaos.history import read_history
 from chaos.judge import judge as judge_events
 from chaos.place import clean_all
 from chaos.run import run as run_files
+from chaos.summary import summary as summary_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 console = Console()
@@ -40,6 +41,13 @@ def judge(history: Path) -> None:
     for line in verdict.describe():
         console.print(line, markup=False, highlight=False)
     raise typer.Exit(0 if verdict.kind == "valid" else 1)
+
+
+@app.command()
+def summary(runs: Annotated[list[Path], typer.Argument(help="Directories of runs.")]) -> None:
+    """What runs showed together, as Markdown."""
+    for line in summary_of(runs):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -26,6 +26,7 @@ from chaos.history import HistoryWriter, read_history
 from chaos.judge import Verdict, judge_history
 from chaos.judging.coverage import Wants
 from chaos.judging.model import fold
+from chaos.leasing import Queue
 from chaos.place import Place
 from chaos.pods import FAKETIME, RAFT, Pod, build_shim
 from chaos.report import write_report
@@ -71,6 +72,7 @@ class Run:
         with HistoryWriter(self.target / "history.jsonl") as writer:
             pods = self._pods(experiments)
             clients = Clients({name: pod.url for name, pod in pods.items()}, writer, self.seed)
+            queue = Queue(clients, self.seed)
             performer = Performer(self.place, pods, self.seed)
             supervisors = [asyncio.create_task(pod.supervise()) for pod in pods.values()]
             watchers: list[asyncio.Task[None]] = []
@@ -81,13 +83,17 @@ class Run:
                 watchers.append(asyncio.create_task(self._watch(clients, performer)))
                 watchers.append(asyncio.create_task(watch(list(pods.values()), samples)))
                 await self.until("a leader is known", performer.knows_leader)
-                clients.start(publishers=6, keyed=4, batches=2, consumers=2, readers=2)
+                # What lies about the time slows the nodes down too much for all clients.
+                share = 1 if _are_slowed(experiments) else 2
+                clients.start(publishers=3 * share, keyed=2 * share, batches=share, consumers=share, readers=share)
+                queue.start(publishers=share, workers=share + 1)
                 try:
                     for experiment in experiments:
                         await self._experiment(experiment, seconds, times, clients, performer)
                     await clients.finish()
                     await self.until("the cluster is whole again", clients.are_ready)
                     await clients.drain()
+                    await queue.work_off()
                     await self.until("the nodes have applied the same", clients.have_converged)
                     await clients.store(NODES)
                 except TimeoutError as error:
@@ -211,9 +217,12 @@ class Run:
             clients.note("info", "fault ends", detail=name)
 
 
+def _are_slowed(experiments: Sequence[Experiment]) -> bool:
+    return any("TimeChaos" in experiment.kinds for experiment in experiments)
+
+
 def _wants(experiments: Sequence[Experiment], seconds: float, times: int | None) -> Wants:
-    is_slowed = any("TimeChaos" in experiment.kinds for experiment in experiments)
-    rate_min = SLOWED_MIN_PER_SECOND if is_slowed else ACKNOWLEDGED_MIN_PER_SECOND
+    rate_min = SLOWED_MIN_PER_SECOND if _are_slowed(experiments) else ACKNOWLEDGED_MIN_PER_SECOND
     each = int(seconds * rate_min) if times is None else times * LOAD_OF_TURN // 2
     turns = times or 1
     return Wants(

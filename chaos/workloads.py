@@ -27,13 +27,16 @@ REQUEST_SECONDS = 6.0
 PAUSE_SECONDS = 0.01
 TROUBLE_SECONDS = 0.1
 TOPIC, CONSUMER = "orders", "billing"
+JOBS, JOBS_DEAD = "jobs", "jobs.dead"
+STORED = (TOPIC, JOBS, JOBS_DEAD)
 LEVELS = ("low", "high")
+NOT_FOUND = 404
 SURE = frozenset((429, 503))
 BATCH = 200
-PUBLISHED_BATCH, KEYED_BATCH = 40, 5
+PUBLISHED_BATCH, KEYED_BATCH = 100, 5
 """Messages of one request; each is a publish of a client of its own, with its own result."""
 BATCH_PAUSE_SECONDS = 0.1
-"""Two such publishers make some 500 publishes a second: enough, and a run of some hours can still be judged."""
+"""Two such publishers make some 1,000 publishes a second: enough, and a run of some hours can still be judged."""
 PAGE = 1000
 
 
@@ -73,7 +76,14 @@ class Clients:
             (self._publish_batch, batches), (self._publish_keyed_batch, batches),
             (self._read, readers), (self._read_linearizably, readers), (self._administer, 1),
         ):  # fmt: skip
-            self._tasks += [asyncio.create_task(self._go_on(maker)) for _ in range(number)]
+            self.go_on(maker, number)
+
+    def go_on(self, maker: Callable[[int], Coroutine[Any, Any, bool]], number: int) -> None:
+        """So many clients that do this again and again."""
+        self._tasks += [asyncio.create_task(self._go_on(maker)) for _ in range(number)]
+
+    def new_client(self) -> int:
+        return next(self._clients)
 
     async def finish(self) -> None:
         """Let each end its operation; then nobody asks any more. Raises: what a client raised."""
@@ -120,15 +130,19 @@ class Clients:
         assert self._session is not None
         try:
             async with self._session.request(method, self.urls[node] + path, **arguments) as response:
-                body = json.loads(await response.read())
+                body = json.loads(await response.read() or b"{}")
                 if response.status < 300:  # noqa: PLR2004
                     return "ok", body, dict(response.headers)
-                kind: Kind = "fail" if response.status in SURE or response.status == 404 else "unknown"  # noqa: PLR2004
+                kind: Kind = "fail" if response.status in SURE or response.status == NOT_FOUND else "unknown"
                 return kind, body, dict(response.headers)
         except aiohttp.ClientConnectorError as error:
             return "fail", {"detail": str(error)}, {}
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             return "unknown", {"detail": str(error)}, {}
+
+    async def publish(self, client: int, level: int, topic: str) -> tuple[Kind, int]:
+        """A message that is never repeated: the outcome, and the index of an acknowledged one."""
+        return await self._publish(client, next(self._numbers), level, topic, keyed=False)
 
     async def _publish(self, client: int, v: int, level: int, topic: str, *, keyed: bool) -> tuple[Kind, int]:
         node = self.any_node()
@@ -146,7 +160,7 @@ class Clients:
 
     async def _publish_plainly(self, client: int) -> bool:
         level = int(self._chance.random() < 1 / 3)
-        kind, _ = await self._publish(client, next(self._numbers), level, TOPIC, keyed=False)
+        kind, _ = await self.publish(client, level, TOPIC)
         return kind == "ok"
 
     async def _publish_with_keys(self, client: int) -> bool:
@@ -252,7 +266,7 @@ class Clients:
         """A topic is published to, deleted, and made again under its name: nothing of it comes back."""
         topic, index = "volatile", 0
         for _ in range(3):
-            _, applied = await self._publish(client, next(self._numbers), 0, topic, keyed=False)
+            _, applied = await self.publish(client, 0, topic)
             index = max(index, applied)
         node = self.any_node()
         self.note("invoke", "delete", p=client, topic=topic, node=node)
@@ -260,7 +274,7 @@ class Clients:
         self.note(kind, "delete", p=client)
         if kind != "ok":
             return False
-        await self._publish(client, next(self._numbers), 0, topic, keyed=False)
+        await self.publish(client, 0, topic)
         node = self.any_node()
         self.note("invoke", "read", p=client, topic=topic, node=node, mode="local")
         headers = {"FalconQ-Min-Index": given["FalconQ-Index"]}
@@ -281,18 +295,23 @@ class Clients:
     async def store(self, nodes: Sequence[str]) -> None:
         """Write down what each of them shows."""
         for node in nodes:
-            offset = 0
-            while True:
-                path = f"/topic/{TOPIC}/peek?offset={offset}&batch={PAGE}"
-                kind, answer, _ = await self.ask("GET", node, path)
-                if kind != "ok":
-                    await asyncio.sleep(TROUBLE_SECONDS)
-                    continue
-                rows = [[m["offset"], m["message"], m["level"]] for m in answer["messages"]]
-                self.note("info", "stored", node=node, topic=TOPIC, partition=0, rows=rows)
-                if not rows:
-                    break
-                offset = answer["nextOffset"]
+            for topic in STORED:
+                await self._store(node, topic)
+
+    async def _store(self, node: str, topic: str) -> None:
+        offset = 0
+        while True:
+            kind, answer, _ = await self.ask("GET", node, f"/topic/{topic}/peek?offset={offset}&batch={PAGE}")
+            if kind != "ok":
+                if answer.get("status") == NOT_FOUND:
+                    return
+                await asyncio.sleep(TROUBLE_SECONDS)
+                continue
+            rows = [[m["offset"], m["message"], m["level"]] for m in answer["messages"]]
+            self.note("info", "stored", node=node, topic=topic, partition=0, rows=rows)
+            if not rows:
+                return
+            offset = answer["nextOffset"]
 
     async def view(self, node: str) -> dict[str, Any] | None:
         with contextlib.suppress(KeyError):
