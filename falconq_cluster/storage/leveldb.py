@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import plyvel
 
+from falconq_cluster.errors import CorruptionError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -31,18 +33,24 @@ _FLUSH_ATTEMPTS = 5
 
 
 class _LevelReader:
-    def __init__(self, source: Any) -> None:
+    """Reads; each may raise CorruptionError."""
+
+    def __init__(self, path: str, source: Any) -> None:
+        self._path = path
         self._source = source
 
     def get(self, key: bytes) -> bytes | None:
-        value: bytes | None = self._source.get(key, verify_checksums=True)
+        try:
+            value: bytes | None = self._source.get(key, verify_checksums=True)
+        except plyvel.CorruptionError as error:
+            raise _damaged(self._path, error) from error
         return value
 
     def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         if start >= stop:
             return iter(())
         pairs = self._source.iterator(start=start, stop=stop, reverse=reverse, verify_checksums=True)
-        return _to_the_end(self._source, pairs, start)
+        return self._to_the_end(pairs, start)
 
     def scan_keys(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[bytes]:
         if start >= stop:
@@ -50,7 +58,26 @@ class _LevelReader:
         keys = self._source.iterator(
             start=start, stop=stop, reverse=reverse, include_value=False, verify_checksums=True
         )
-        return _to_the_end(self._source, keys, start)
+        return self._to_the_end(keys, start)
+
+    def _to_the_end(self, scanned: Any, start: bytes) -> Iterator[Any]:
+        """All of it, or an error when it ended at a damaged block, which plyvel tells only at a later step.
+
+        A step to a place where something is tells of all damage that was met; when nothing was found at all, only a
+        raw iterator does.
+        """
+        try:
+            first = next(scanned, None)
+            if first is None:
+                raw = self._source.raw_iterator(verify_checksums=True)
+                raw.seek(start)
+                raw.close()
+                return
+            yield first
+            yield from scanned
+            scanned.seek(start)
+        except plyvel.CorruptionError as error:
+            raise _damaged(self._path, error) from error
 
     def close(self) -> None:
         self._source.close()
@@ -60,8 +87,7 @@ class LevelStore(_LevelReader):
     """Fulfils `Store` on a directory that nobody else has open."""
 
     def __init__(self, path: str, database: Any) -> None:
-        super().__init__(database)
-        self._path = path
+        super().__init__(path, database)
         self._compacting = threading.Lock()
 
     @classmethod
@@ -70,19 +96,22 @@ class LevelStore(_LevelReader):
     ) -> LevelStore:
         """Open or create the store at its last durable prefix.
 
-        Raises: OSError (also when another process has it open), plyvel.Error when tables are damaged.
+        Raises: OSError (also when another process has it open), CorruptionError when tables are damaged.
         """
         Path(path).mkdir(parents=True, exist_ok=True)
         for log in _log_files(path):
             log.unlink()
-        database = plyvel.DB(
-            path,
-            create_if_missing=True,
-            write_buffer_size=write_buffer_bytes,
-            lru_cache_size=cache_bytes,
-            bloom_filter_bits=10,
-            paranoid_checks=True,  # so that a merge of tables does not carry on what is damaged
-        )
+        try:
+            database = plyvel.DB(
+                path,
+                create_if_missing=True,
+                write_buffer_size=write_buffer_bytes,
+                lru_cache_size=cache_bytes,
+                bloom_filter_bits=10,
+                paranoid_checks=True,  # so that a merge of tables does not carry on what is damaged
+            )
+        except plyvel.CorruptionError as error:
+            raise _damaged(path, error) from error
         return cls(path, database)
 
     def write(self, changes: Sequence[Change]) -> None:
@@ -110,7 +139,7 @@ class LevelStore(_LevelReader):
         raise OSError(errno.EIO, "LevelDB did not finish a flush; see its LOG file", self._path)
 
     def snapshot(self) -> _LevelReader:
-        return _LevelReader(self._source.snapshot())
+        return _LevelReader(self._path, self._source.snapshot())
 
     def approximate_bytes(self, start: bytes, stop: bytes) -> int:
         if start >= stop:
@@ -151,21 +180,11 @@ class LevelStore(_LevelReader):
                 self._source.close()
 
 
-def _to_the_end(source: Any, scanned: Any, start: bytes) -> Iterator[Any]:
-    """All of it. Raises: plyvel.Error when it ended at a damaged block, which plyvel tells only at a later step.
-
-    A step to a place where something is tells of all damage that was met; when nothing was found at all, only a raw
-    iterator does.
-    """
-    first = next(scanned, None)
-    if first is None:
-        raw = source.raw_iterator(verify_checksums=True)
-        raw.seek(start)
-        raw.close()
-        return
-    yield first
-    yield from scanned
-    scanned.seek(start)
+def _damaged(path: str, error: Exception) -> CorruptionError:
+    return CorruptionError(
+        f"{path}: a table is damaged ({error}); restore this node's data directory as a whole, or wipe it and let the "
+        "node join again as a learner"
+    )
 
 
 def _log_files(path: str) -> set[Path]:
