@@ -48,9 +48,7 @@ from falconq_cluster.gateway.tracing import TRACEPARENT, read_traceparent
 
 PRIORITY = "FalconQ-Priority"
 KEY = "FalconQ-Key"
-DELAY = Number(
-    name="FalconQ-Delay-Ms", text="Of a raw body: its `delayMs`.", least=0, most=DELAY_MS_MAX, example=60_000
-)
+DELAY = Number(name="FalconQ-Delay-Ms", text="Of a raw body: its `delayMs`.", least=0, most=DELAY_MS_MAX)
 RAW_HEADERS = (PRIORITY, KEY, DELAY.name)
 """A JSON body has fields for them."""
 UNKNOWN_HEADERS = ("FalconQ-Ttl-Ms",)

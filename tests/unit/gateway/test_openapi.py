@@ -176,3 +176,29 @@ async def test_the_document_is_served_and_is_not_sent_again_while_it_is_the_same
         assert response.status == 200
     async with rig.session.head(url) as response:
         assert (response.status, response.headers["ETag"]) == (200, tag)
+
+
+async def test_a_request_of_all_examples_together_works(rig: Rig, told: dict[str, Any]) -> None:
+    """As the page at /v1/docs puts it into a curl command."""
+    for path, methods in told["paths"].items():
+        for method, operation in methods.items():
+            given = {
+                place: {
+                    parameter["name"]: str(parameter["example"])
+                    for parameter in operation["parameters"]
+                    if parameter["in"] == place and "example" in parameter
+                }
+                for place in ("path", "query", "header")
+            }
+            contents = operation.get("requestBody", {}).get("content", {}).items()
+            kind, body = next(((kind, each["example"]) for kind, each in contents if "example" in each), ("", ""))
+            async with rig.session.request(
+                method,
+                rig.url + path.format(**given["path"]),
+                params=given["query"],
+                headers=given["header"] | ({"Content-Type": kind} if kind else {}),
+                data=body if isinstance(body, str) else json.dumps(body),
+            ) as response:
+                assert response.status < 300, (
+                    f"{method} {path}: {await response.text()}; an `example` of its Operation does not work"
+                )
