@@ -32,6 +32,9 @@ class Cursor:
     next_offset: int = 0
     delivered_count: int = 0
     lost_count: int = 0
+    head_offset: int = field(default=-1, compare=False)
+    head_ms: int = field(default=0, compare=False)
+    """A cache: while `head_offset` is the `batch_offset`, the log time of the batch at or behind it."""
 
 
 @dataclass(slots=True)

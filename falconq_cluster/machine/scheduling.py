@@ -276,17 +276,18 @@ class _Line:
         if since_ms is not None and since_ms + self.limit_ms <= self.choice.turn.log_time_ms:
             heappush(overdue, (since_ms + self.limit_ms, -self.level.number, place))
 
-    def take(self) -> int:
-        """Take those that are as old as the first; 0 when none fits."""
+    def take(self) -> bool:
+        """Take those that are as old as the first; False when none fits, and the line is where it was."""
         if self.queue is None:
-            return self.choice.take_returned(self.level)
-        return self.choice.take_from(self.level, self.queue, self.queue.left_of_batch)
+            before = self.level.returned_count
+            self.choice.take_returned(self.level)
+            return self.level.returned_count < before
+        return self.choice.take_from(self.level, self.queue, self.queue.left_of_batch) > 0
 
     def _since_ms(self) -> int | None:
         """Since when the first message waits; None without one."""
         if self.queue is not None:
-            batch = self.queue.first_batch
-            return None if batch is None else batch.stamp_ms
+            return self.queue.oldest_ms
         held = self.choice.consumer.holdings.first_ready(self.level.number) if self.level.returned_count else None
         return None if held is None else held.entry[0]
 
@@ -315,6 +316,16 @@ class _Queue:
         if self._batch is None and self.left_count:
             self._batch = self._next_batch()
         return self._batch
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """Log time of the next message; None without one. Looked up once for each batch, not for each pull."""
+        cursor = self._cursor
+        if not self.left_count:
+            return None
+        if cursor.head_offset != cursor.batch_offset and (batch := self.first_batch) is not None:
+            cursor.head_offset, cursor.head_ms = cursor.batch_offset, batch.stamp_ms
+        return cursor.head_ms
 
     @property
     def left_of_batch(self) -> int:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falconq_cluster.machine.commands import Leased, LeasePull, Refused, Settle, SettleItem, SettleKind, SetTopic
+from falconq_cluster.machine.keeping import Purge
 from falconq_cluster.machine.settings import Scheduler, TopicSettings
 from tests.unit.machine.helpers import Node
 
@@ -64,7 +65,7 @@ def judge(given_ones: list[Message], waiting: list[Message], now_ms: int) -> Non
 
 
 @settings(max_examples=150, deadline=None)
-@given(steps=steps_of("pppqqr"), limits=limits_of)
+@given(steps=steps_of("ppppqqqrx"), limits=limits_of)
 def test_nothing_is_given_before_what_is_further_past_its_limit_and_the_rest_is_strict(
     steps: list[Step], limits: Limits
 ) -> None:
@@ -92,6 +93,9 @@ def test_nothing_is_given_before_what_is_further_past_its_limit_and_the_rest_is_
             left = [message for line in asked for _, message in line]
             assert len(taken) == 1 + one or not left
             judge(taken, left, node.now_ms)
+        elif kind == "x":
+            node.result(Purge(0, "t"))
+            waiting.clear()
         else:
             node.reload()
 
@@ -190,3 +194,24 @@ def test_limits_of_unknown_levels_are_refused():
     result = node.result(SetTopic(0, "t", 0, is_change=False, given=TopicSettings(scheduler=scheduler)))
     assert isinstance(result, Refused)
     assert "'urgent'; the topic's levels are [low, high]" in result.detail
+
+
+def test_what_was_trimmed_in_hand_does_not_hold_up_what_is_overdue_behind_it():
+    node = Node()
+    make(node, (10, None, None), 1)
+
+    def lease(count: int, nonce: bytes) -> list[int]:
+        leased = node.result(LeasePull(0, "t", "c", count, 1 << 20, LEASE_MS, 0, nonce, 1000))
+        assert isinstance(leased, Leased)
+        return [found.messages.offset for found in leased.ranges]
+
+    for number in range(2):
+        node.publish("low", level=0)
+        nonce = number.to_bytes(16)
+        assert lease(1, nonce) == [number]
+        node.result(Settle(0, "t", "c", [SettleItem(SettleKind.NACK, 0, number, nonce, 5 + number)]))
+        if number == 0:
+            node.result(Purge(0, "t"))
+    node.now_ms += 20
+    node.publish("high", level=2)
+    assert lease(3, b"n" * 16) == [1, 2]
