@@ -68,6 +68,20 @@ class NodeReport:
         reasons = self._raft.readiness()
         return not reasons, reasons
 
+    def needed(self) -> list[str]:
+        """Why the cluster can't do without this node: fewer than a majority of its members would be left."""
+        raft = self._raft
+        others = [name for name in raft.members if name != raft.node_id]
+        serving = [name for name in others if raft.state_of(name) in ("leader", "follower")]
+        wanted = (len(others) + 1) // 2 + 1
+        if len(serving) >= wanted:
+            return []
+        if not others:
+            return ["this node is the only member"]
+        missing = ", ".join(name for name in others if name not in serving) or "nobody"
+        left = f"without this node {len(serving)} of {len(others) + 1} members would serve and {wanted} are needed"
+        return [f"{left}; not serving as this node sees it: {missing}"]
+
     def live(self) -> bool:
         """Whether the process works: it answers, and consensus has not stopped."""
         return self._raft.state() != "stopped"

@@ -26,6 +26,7 @@ from falconq_cluster.gateway.shapes import (
     PartitionsAnswer,
     Problem,
     PublishAnswer,
+    QuorumAnswer,
     ReadyAnswer,
     RetentionAnswer,
     RetryAnswer,
@@ -197,6 +198,10 @@ def encode_live(*, is_live: bool) -> bytes:
 
 def encode_ready(*, is_ready: bool, reasons: list[str]) -> bytes:
     return _encoder.encode(ReadyAnswer(is_ready, reasons))
+
+
+def encode_quorum(*, is_critical: bool, reasons: list[str]) -> bytes:
+    return _encoder.encode(QuorumAnswer(is_critical, reasons))
 
 
 def encode_cluster(status: dict[str, object]) -> bytes:

@@ -1,6 +1,6 @@
 """The routes for operators: probes, the cluster as this node sees it, metrics.
 
-What lives here: /livez, /readyz, /v1/cluster, /metrics.
+What lives here: /livez, /readyz, /v1/health/quorum-critical, /v1/cluster, /metrics.
 Rules: they answer at once from what the node knows, also when it has too much to do or no leader.
 Must not know: the broker.
 """
@@ -14,7 +14,7 @@ from falconq_cluster.gateway.describing import Operation, Reply
 from falconq_cluster.gateway.query import Query
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import NodeStatus
-from falconq_cluster.gateway.shapes import ClusterAnswer, LiveAnswer, ReadyAnswer
+from falconq_cluster.gateway.shapes import ClusterAnswer, LiveAnswer, QuorumAnswer, ReadyAnswer
 from falconq_cluster.telemetry import METRICS_CONTENT_TYPE, Metrics
 
 READ = ("GET", "HEAD")
@@ -37,6 +37,16 @@ READY = Operation(
     replies=(
         Reply(text="It does.", body=ReadyAnswer),
         Reply(text="It does not, for these reasons.", status=503, body=ReadyAnswer),
+    ),
+)
+QUORUM = Operation(
+    id="getQuorumCritical",
+    summary="Whether the cluster can do without this node",
+    tag="Operations",
+    is_probe=True,
+    replies=(
+        Reply(text="It can: the node may be stopped.", body=QuorumAnswer),
+        Reply(text="It can't: without this node, writes stop.", status=503, body=QuorumAnswer),
     ),
 )
 CLUSTER = Operation(
@@ -67,6 +77,7 @@ class OperationRoutes:
         return [
             Route(READ, "/livez", self.livez, LIVE),
             Route(READ, "/readyz", self.readyz, READY),
+            Route(READ, "/v1/health/quorum-critical", self.quorum_critical, QUORUM),
             Route(READ, "/v1/cluster", self.cluster, CLUSTER),
             Route(READ, "/metrics", self.scrape, METRICS),
         ]
@@ -81,6 +92,11 @@ class OperationRoutes:
             is_ready, reasons = False, [*reasons, "the node is stopping"]
         body = answers.encode_ready(is_ready=is_ready, reasons=reasons)
         return Answer(body, status=200 if is_ready else 503)
+
+    async def quorum_critical(self, _call: Call) -> Answer:
+        reasons = self._node.needed()
+        body = answers.encode_quorum(is_critical=bool(reasons), reasons=reasons)
+        return Answer(body, status=503 if reasons else 200)
 
     async def cluster(self, call: Call) -> Answer:
         Query(call.query, call.operation.parameters)

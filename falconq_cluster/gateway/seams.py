@@ -128,3 +128,6 @@ class NodeStatus(Protocol):
 
     def live(self) -> bool:
         """Whether the process works; false asks for a restart."""
+
+    def needed(self) -> list[str]:
+        """Why the cluster can't do without this node, one sentence a reason; empty when it can."""

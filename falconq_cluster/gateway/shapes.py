@@ -226,6 +226,13 @@ class ReadyAnswer(msgspec.Struct, frozen=True):
     reasons: Annotated[list[str], says("Why not: one sentence a reason.")]
 
 
+class QuorumAnswer(msgspec.Struct, frozen=True):
+    """Whether the cluster can do without the asked node."""
+
+    critical: Annotated[bool, says("Whether it can't: without this node, writes stop.")]
+    reasons: Annotated[list[str], says("Why: one sentence a reason.")]
+
+
 class MemberAnswer(msgspec.Struct, frozen=True):
     """A member of the cluster as the asked node sees it."""
 

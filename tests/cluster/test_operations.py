@@ -15,6 +15,7 @@ from tests.cluster.clients import Http, Publishers
 from tests.cluster.harness import Cluster
 from tests.cluster.ledger import Ledger
 from tests.cluster.test_kill import show
+from tests.cluster.waiting import until
 
 
 async def test_sigterm_hands_leadership_over_and_exits_0_through_a_rolling_restart_under_publishers(
@@ -107,3 +108,25 @@ async def test_a_start_whose_members_are_not_those_that_formed_is_refused(
     code = await asyncio.to_thread(node.wait)
     assert code == 78, node.log_tail()
     assert "reconfigure" in node.log_tail()
+
+
+async def test_each_node_says_that_it_is_needed_once_one_of_three_is_gone(
+    make_cluster: Callable[..., Cluster], http: Http
+) -> None:
+    cluster = make_cluster()
+
+    async def all_say(status: int) -> list[str] | None:
+        answers = [await http.get(node, "/v1/health/quorum-critical") for node in cluster.running]
+        if {answer.status for answer in answers} != {status}:
+            return None
+        return [reason for answer in answers for reason in ("", *answer.body["reasons"])]
+
+    cluster.start()
+    await cluster.wait_ready()
+    await until("no node is needed", lambda: all_say(200))
+    cluster["n3"].kill()
+    reasons = await until("the other two are needed", lambda: all_say(503))
+    assert sum("not serving as this node sees it: n3" in reason for reason in reasons) == 2
+    cluster["n3"].start()
+    await cluster.wait_ready()
+    await until("no node is needed", lambda: all_say(200))

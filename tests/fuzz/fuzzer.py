@@ -34,7 +34,7 @@ from tests.unit.gateway.described import Described
 REQUEST_SECONDS = 15.0
 TROUBLE = (503, 504)
 SHOWN_CHARS_MAX = 500
-NODES_OWN = frozenset(("getCluster", "getLiveness", "getReadiness", "getMetrics"))
+NODES_OWN = frozenset(("getCluster", "getLiveness", "getReadiness", "getQuorumCritical", "getMetrics"))
 """What a node says about itself."""
 JUDGED_ONE_BY_ONE = frozenset(("createMessages",))
 """A part that breaks the schema is refused by itself, and the request is not."""

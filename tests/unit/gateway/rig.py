@@ -198,6 +198,7 @@ class SetStatus:
     applied_index: int = 7
     reasons: list[str] = field(default_factory=list)
     is_live: bool = True
+    why_needed: list[str] = field(default_factory=list)
 
     def status(self) -> dict[str, object]:
         return {
@@ -216,6 +217,9 @@ class SetStatus:
 
     def live(self) -> bool:
         return self.is_live
+
+    def needed(self) -> list[str]:
+        return self.why_needed
 
 
 class CheckedGateway(Gateway):

@@ -341,6 +341,15 @@ async def test_probes_say_whether_the_node_lives_and_serves(rig: Rig) -> None:
         assert response.status == 503
 
 
+async def test_a_node_says_whether_the_cluster_can_do_without_it(rig: Rig) -> None:
+    url = f"{rig.url}/v1/health/quorum-critical"
+    async with rig.session.get(url) as response:
+        assert (response.status, await response.json()) == (200, {"critical": False, "reasons": []})
+    rig.node.why_needed.append("n3 is down")
+    async with rig.session.get(url) as response:
+        assert (response.status, await response.json()) == (503, {"critical": True, "reasons": ["n3 is down"]})
+
+
 async def test_the_cluster_and_the_metrics_are_shown(rig: Rig) -> None:
     rig.node.leader = None
     async with rig.session.get(f"{rig.url}/v1/cluster") as response:
