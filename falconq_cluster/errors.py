@@ -38,6 +38,7 @@ ERROR_CODES: dict[str, ErrorCode] = _codes(
     ErrorCode("request_timeout", 408, "The request did not come whole in time", is_retryable=True),
     ErrorCode("sequence_gap", 409, "An earlier sequence of the producer is missing"),
     ErrorCode("lease_lost", 409, "The lease is over"),
+    ErrorCode("offset_gone", 410, "What was asked for is not kept any more"),
     ErrorCode("precondition_failed", 412, "The resource is not as the condition asks"),
     ErrorCode("body_too_large", 413, "The body is larger than the limit"),
     ErrorCode("unsupported_media_type", 415, "The body is of another type"),

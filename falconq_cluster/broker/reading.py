@@ -45,7 +45,7 @@ def consumed_batch(views: Views, request: ConsumeRequest, pulled: Pulled | None,
         topic=request.topic,
         consumer=request.consumer,
         partition=asked,
-        messages=_shown(messages, levels, delivery_count=1),
+        messages=shown_messages(messages, levels, delivery_count=1),
         start_offset=start_offset,
         next_offset=next_offset,
         cursor=cursor,
@@ -71,7 +71,7 @@ def peeked_batch(views: Views, request: PeekRequest, *, bytes_max: int, index: i
         topic=request.topic,
         consumer=None,
         partition=asked,
-        messages=_shown(messages, topic.config.levels, delivery_count=0),
+        messages=shown_messages(messages, topic.config.levels, delivery_count=0),
         start_offset=None if asked is None else start,
         next_offset=next_offset if has_pages else None,
         index=index,
@@ -86,7 +86,7 @@ def leased_deliveries(
     deliveries: list[Delivery] = []
     for found in [] if leased is None else leased.ranges:
         messages = views.read_ranges(request.topic, [found.messages])
-        for message in _shown(messages, levels, delivery_count=found.delivery_count):
+        for message in shown_messages(messages, levels, delivery_count=found.delivery_count):
             name = lease_id(message.partition, message.offset, leased.nonce) if leased and leased.expires_ms else None
             deliveries.append(Delivery(message, name, leased.expires_ms if leased else 0))
     return Deliveries(topic=request.topic, consumer=request.consumer, deliveries=deliveries, index=index)
@@ -109,7 +109,10 @@ def _peek_since(
     Each partition begins at an offset of its own, so each is read alone and the results are merged.
     """
     partitions = range(topic.config.partitions) if request.partition is None else (request.partition,)
-    starts = [_first_since(views, request, partition) for partition in partitions]
+    starts = [
+        first_since(views, request.topic, partition, request.at_ms or 0, least=request.offset or 0)
+        for partition in partitions
+    ]
     found = [
         message
         for partition, start in zip(partitions, starts, strict=True)
@@ -128,17 +131,17 @@ def _peek_since(
     return kept, min(starts)
 
 
-def _first_since(views: Views, request: PeekRequest, partition: int) -> int:
+def first_since(views: Views, topic: str, partition: int, at_ms: int, *, least: int = 0) -> int:
     """The lowest offset of the partition from which on all were published at or after `at_ms`, by bisection.
 
     Log time never goes back (P11), so times do not fall along a partition.
     """
-    status = views.partition_status(request.topic)[partition]
-    low, high = max(request.offset or 0, status.first_offset), status.next_offset
+    status = views.partition_status(topic)[partition]
+    low, high = max(least, status.first_offset), status.next_offset
     while low < high:
         middle = (low + high) // 2
-        found = views.peek(request.topic, partition=partition, offset=middle, count=1)
-        if found and found[0].timestamp_ms < (request.at_ms or 0):
+        found = views.peek(topic, partition=partition, offset=middle, count=1)
+        if found and found[0].timestamp_ms < at_ms:
             low = found[0].offset + 1
         else:
             high = middle
@@ -221,7 +224,10 @@ def _single_partition(topic: TopicView, partition: int | None) -> int | None:
     return 0 if topic.config.partitions == 1 else None
 
 
-def _shown(messages: Sequence[DeliveredMessage], levels: Sequence[str], *, delivery_count: int) -> list[Message]:
+def shown_messages(
+    messages: Sequence[DeliveredMessage], levels: Sequence[str], *, delivery_count: int
+) -> list[Message]:
+    """The messages as clients see them."""
     return [
         Message(
             id=message.id,

@@ -196,6 +196,19 @@ class PeekRequest:
     """ORDER_OFFSET, or ORDER_DELIVERY: as a new consumer would get them."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayRequest:
+    """What a partition holds, from somewhere on."""
+
+    topic: str
+    partition: int | None
+    """None for the only one."""
+    offset: int | None = None
+    at_ms: int | None = None
+    """Published then or later; neither of both: the oldest that is kept."""
+    limit: int
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One stored message as it is shown."""
@@ -285,6 +298,21 @@ class TopicInfo:
     index: int
     """Log index that the answer shows."""
     is_new: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayPage:
+    """Messages of one partition in the order of their offsets."""
+
+    topic: str
+    partition: int
+    messages: list[Message]
+    next_offset: int
+    """Where the next page begins; without more, where the next message will be at the earliest."""
+    has_more: bool
+    """Whether something is kept behind this page."""
+    index: int
+    """Log index that the answer shows."""
 
 
 @dataclass(frozen=True, slots=True)

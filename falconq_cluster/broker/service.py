@@ -28,6 +28,7 @@ from falconq_cluster.broker.leases import Settlement
 from falconq_cluster.broker.publishing import published, published_all
 from falconq_cluster.broker.pulls import Pulls
 from falconq_cluster.broker.reading import known_topic, partition_statuses, peeked_batch, topic_info, topic_set
+from falconq_cluster.broker.replaying import replayed_page
 from falconq_cluster.broker.requests import (
     AtomicRequest,
     Batch,
@@ -38,6 +39,8 @@ from falconq_cluster.broker.requests import (
     Published,
     PublishRequest,
     PullRequest,
+    ReplayPage,
+    ReplayRequest,
     Settled,
     SettleRequest,
     TopicInfo,
@@ -175,6 +178,15 @@ class BrokerService:
     async def peek(self, request: PeekRequest) -> Batch:
         """What this node has stored, without changing anything."""
         return peeked_batch(
+            self._broker.views(),
+            request,
+            bytes_max=self._broker.limits.pull_bytes_max,
+            index=self._broker.raft.applied_index,
+        )
+
+    async def replay(self, request: ReplayRequest) -> ReplayPage:
+        """What a partition holds on this node, page by page."""
+        return replayed_page(
             self._broker.views(),
             request,
             bytes_max=self._broker.limits.pull_bytes_max,

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from falconq_cluster.broker.requests import Batch, Message, PartitionStatus, Published, TopicInfo
+from falconq_cluster.broker.requests import Batch, Message, PartitionStatus, Published, ReplayPage, TopicInfo
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway.shapes import (
     COMMITTED,
@@ -28,6 +28,7 @@ from falconq_cluster.gateway.shapes import (
     PublishAnswer,
     QuorumAnswer,
     ReadyAnswer,
+    ReplayAnswer,
     RetentionAnswer,
     RetryAnswer,
     SchedulerAnswer,
@@ -52,6 +53,7 @@ RETRY_AFTER_SECONDS = 1
 """An election takes about half a second."""
 
 _encoder = msgspec.json.Encoder()
+_NO_LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _NULL = msgspec.Raw(b"null")
 
 
@@ -118,6 +120,17 @@ def message_answer(message: Message) -> MessageAnswer:
         message.partition_key,
         message.delivery_count,
     )
+
+
+def encode_replay(page: ReplayPage) -> bytes:
+    messages = [message_answer(message) for message in page.messages]
+    return _encoder.encode(ReplayAnswer(page.topic, page.partition, messages, len(messages), page.next_offset))
+
+
+def encode_message_lines(messages: Sequence[Message]) -> bytes:
+    """One message a line. Line breaks in JSON stand between its tokens only, where spaces say the same."""
+    lines = (_encoder.encode(message_answer(message)) for message in messages)
+    return b"".join(line.translate(_NO_LINE_BREAKS) + b"\n" for line in lines)
 
 
 def encode_topics(topics: Sequence[str]) -> bytes:

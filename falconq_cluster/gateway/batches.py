@@ -30,6 +30,7 @@ from falconq_cluster.gateway.describing import (
     IDEMPOTENCY_KEY,
     JSON,
     MIN_INDEX,
+    NDJSON,
     Body,
     Choice,
     Operation,
@@ -66,7 +67,6 @@ PLACE_CHARS = 6
 """What `.9999` adds to a key, and one to spare."""
 TURN_MESSAGES = 50
 """So many are judged, or proposed, before the loop has its turn: 50 take 1 to 2 ms, and heartbeats must go on."""
-NDJSON = "application/x-ndjson"
 
 ATOMIC = Choice(
     name="atomic",

@@ -18,6 +18,7 @@ import msgspec
 from falconq_cluster.config import NAME_PATTERN
 
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
 NUMBER_MAX = 2**63 - 1
 PARTITION_MAX = 2**16 - 1
 

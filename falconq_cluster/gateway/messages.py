@@ -1,6 +1,6 @@
 """Messages as resources: /v1/topics/{topic}/messages.
 
-What lives here: the handler of a publish as JSON or as a raw body, and how a raw body becomes a message.
+What lives here: the handler of a publish as JSON or as a raw body; that of a replay is in gateway/replay.py.
 Rules: a body of type application/json is the publish body of the seed route; one of any other type is the message
 itself. Raw text is kept as a JSON string, all else as one in base64, and the message's headers say which.
 Must not know: aiohttp, the log.
@@ -40,6 +40,7 @@ from falconq_cluster.gateway.fields import (
 from falconq_cluster.gateway.minimum import wait_min_index
 from falconq_cluster.gateway.query import Query, read_number
 from falconq_cluster.gateway.raw import level_of_text, raw_message
+from falconq_cluster.gateway.replay import REPLAY, replay
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
 from falconq_cluster.gateway.seed import PROBLEMS_OF_PUBLISHES, PUBLISH_EXAMPLE, REPLAYED, read_json_publish
@@ -105,7 +106,11 @@ class MessageRoutes:
         self._json_depth_max = json_depth_max
 
     def routes(self) -> list[Route]:
-        return [Route(("POST",), "/v1/topics/{topic}/messages", self.publish, PUBLISH)]
+        describes = {"GET": REPLAY, "POST": PUBLISH}
+        return [Route(("GET", "HEAD", "POST"), "/v1/topics/{topic}/messages", self.messages, describes)]
+
+    async def messages(self, call: Call) -> Answer:
+        return await (self.publish(call) if call.method == "POST" else replay(self._service, call))
 
     async def publish(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")

@@ -116,29 +116,32 @@ def _body(body: Body) -> dict[str, object]:
 
 def _responses(operation: Operation, *, has_bodies: bool) -> dict[str, object]:
     """Status -> answer. A status may be both, a reply and a problem: then both are described."""
-    replies = {reply.status: reply for reply in operation.replies}
+    replies: dict[int, list[Reply]] = {}
+    for reply in operation.replies:
+        replies.setdefault(reply.status, []).append(reply)
     codes: dict[int, list[str]] = {}
     for code in operation.all_problems():
         codes.setdefault(ERROR_CODES[code].status, []).append(code)
     return {
-        str(status): _response(replies.get(status), codes.get(status, []), has_bodies=has_bodies)
+        str(status): _response(replies.get(status, []), codes.get(status, []), has_bodies=has_bodies)
         for status in sorted({*replies, *codes})
     }
 
 
-def _response(reply: Reply | None, codes: Sequence[str], *, has_bodies: bool) -> dict[str, object]:
-    sentences = [] if reply is None else [reply.text]
+def _response(replies: Sequence[Reply], codes: Sequence[str], *, has_bodies: bool) -> dict[str, object]:
+    """Replies of one status differ in their content type."""
+    sentences = [reply.text for reply in replies]
     sentences += [f"`{code}`: {ERROR_CODES[code].title}." for code in codes]
-    names = [*HEADERS_OF_ALL, *(() if reply is None else reply.headers)]
+    names = [*HEADERS_OF_ALL, *(name for reply in replies for name in reply.headers)]
     if codes:
         names += ["Cache-Control", *(["Retry-After"] if ERROR_CODES[codes[0]].status in RETRY_STATUSES else [])]
     described: dict[str, object] = {
         "description": " ".join(sentences),
         "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in dict.fromkeys(names)},
     }
-    content: dict[str, object] = {}
-    if reply is not None and reply.body is not None:
-        content[reply.content_type] = {"schema": schema_of(reply.body)}
+    content: dict[str, object] = {
+        reply.content_type: {"schema": schema_of(reply.body)} for reply in replies if reply.body is not None
+    }
     if codes:
         only = {"properties": {"code": {"enum": list(codes)}, "status": {"const": ERROR_CODES[codes[0]].status}}}
         content[PROBLEM_JSON] = {"schema": {"allOf": [reference(Problem), only]}}

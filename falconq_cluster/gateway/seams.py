@@ -21,6 +21,8 @@ from falconq_cluster.broker.requests import (
     Published,
     PublishRequest,
     PullRequest,
+    ReplayPage,
+    ReplayRequest,
     Settled,
     SettleRequest,
     TopicInfo,
@@ -49,6 +51,9 @@ class Service(Protocol):
 
     async def peek(self, request: PeekRequest) -> Batch:
         """What this node has stored."""
+
+    async def replay(self, request: ReplayRequest) -> ReplayPage:
+        """What this node has stored of a partition. Raises: topic_not_found, unknown_partition, offset_gone."""
 
     def topics(self) -> Sequence[str]:
         """Names of all topics, sorted."""

@@ -84,6 +84,18 @@ class BatchAnswer(msgspec.Struct, frozen=True):
     pending: Annotated[dict[str, int] | None, says("Level -> messages not delivered yet; null in a peek.")]
 
 
+class ReplayAnswer(msgspec.Struct, frozen=True):
+    """Messages of one partition in the order of their offsets."""
+
+    topic: Annotated[str, says("The topic.")]
+    partition: Annotated[int, says("The partition.")] = msgspec.field(name="partitionID")
+    messages: Annotated[list[MessageAnswer], says("This page's.")]
+    count: Annotated[int, says("How many messages there are.")]
+    next_offset: Annotated[
+        int, says("Where the next page begins; without one, where the next message will be at the earliest.")
+    ] = msgspec.field(name="nextOffset")
+
+
 class PartitionAnswer(msgspec.Struct, frozen=True):
     """A partition as this node sees it."""
 

@@ -70,7 +70,7 @@ class Described:
         if content_type not in content:
             return [f"{where}: {content_type} is not declared, but {', '.join(content) or 'nothing'}"]
         schema = content[content_type]["schema"]
-        if "json" not in content_type:
+        if "json" not in content_type or content_type == "application/x-ndjson":
             return []
         key = json.dumps(schema, sort_keys=True)
         if key not in self._validators:

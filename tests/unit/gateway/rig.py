@@ -32,6 +32,8 @@ from falconq_cluster.broker.requests import (
     Published,
     PublishRequest,
     PullRequest,
+    ReplayPage,
+    ReplayRequest,
     Settled,
     SettleRequest,
     TopicInfo,
@@ -54,7 +56,7 @@ MESSAGE = Message("9.0", b'{"a": [1,  2.50, "\xc3\xa4"]}', "high", 1, 4, 0, TIME
 TOPIC = TopicInfo(
     topic="orders", config=TopicConfig(4, ("low", "high")), created_ms=TIME_MS, version=(12 << 20) + 1, index=12
 )
-Request = PublishRequest | ConsumeRequest | PullRequest | SettleRequest | PeekRequest | TopicRequest
+Request = PublishRequest | ConsumeRequest | PullRequest | SettleRequest | PeekRequest | ReplayRequest | TopicRequest
 
 
 class RecordingService(RecordingConsumers):
@@ -73,6 +75,7 @@ class RecordingService(RecordingConsumers):
         self.cancelled_count = 0
         self.messages: list[Message] = [MESSAGE]
         self.is_duplicate = False
+        self.has_more = False
         self.is_place_forgotten = False
 
     async def _receive(self, request: Request) -> None:
@@ -131,6 +134,17 @@ class RecordingService(RecordingConsumers):
         await self._receive(request)
         failed = [FailedWish(wish.lease_id, "lease_lost", "it is over") for wish in request.wishes[1:]]
         return Settled(ok_count=len(request.wishes) - len(failed), failed=failed, index=15)
+
+    async def replay(self, request: ReplayRequest) -> ReplayPage:
+        await self._receive(request)
+        return ReplayPage(
+            topic=request.topic,
+            partition=request.partition or 0,
+            messages=self.messages,
+            next_offset=5,
+            has_more=self.has_more,
+            index=11,
+        )
 
     async def peek(self, request: PeekRequest) -> Batch:
         await self._receive(request)
