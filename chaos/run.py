@@ -28,7 +28,7 @@ from chaos.judging.coverage import Wants
 from chaos.judging.model import fold
 from chaos.leasing import Queue
 from chaos.place import Place
-from chaos.pods import FAKETIME, RAFT, Pod, build_shim
+from chaos.pods import RAFT, Pod, build_shim
 from chaos.report import write_report
 from chaos.resources import Sample, pictures, watch, write_samples
 from chaos.stores import digests
@@ -44,8 +44,6 @@ DIGEST_TRIES = 100
 """Entries that nobody asked for, such as ticks that forget old keys, go on: some nodes are often one behind."""
 LOAD_OF_TURN = 100
 """Acknowledgements after each turn of an experiment that is performed a number of times; a repeat has its own."""
-SLOWED_MIN_PER_SECOND = 2
-"""What lies about the time makes a node some ten times slower: 9 to 18 a second were seen on two busy cores."""
 
 
 class Run:
@@ -83,10 +81,8 @@ class Run:
                 watchers.append(asyncio.create_task(self._watch(clients, performer)))
                 watchers.append(asyncio.create_task(watch(list(pods.values()), samples)))
                 await self.until("a leader is known", performer.knows_leader)
-                # What lies about the time slows the nodes down too much for all clients.
-                share = 1 if _are_slowed(experiments) else 2
-                clients.start(publishers=3 * share, keyed=2 * share, batches=share, consumers=share, readers=share)
-                queue.start(publishers=share, workers=share + 1)
+                clients.start(publishers=6, keyed=4, batches=2, consumers=2, readers=2)
+                queue.start(publishers=2, workers=3)
                 try:
                     for experiment in experiments:
                         await self._experiment(experiment, seconds, times, clients, performer)
@@ -135,7 +131,7 @@ class Run:
         if "power-loss" in actions:
             preload.append(build_shim(self.place.directory, "platter"))
         if "TimeChaos" in kinds:
-            preload.append(FAKETIME)
+            preload.append(build_shim(self.place.directory, "clock"))
         peers = ",".join(f"{name}={self.place.addresses[name]}:{RAFT}" for name in NODES)
         settings = {"FALCONQ_REQUEST_TIMEOUT_MS": "4000"}
         pods = {name: Pod(name, self.place, peers, preload, settings) for name in NODES}
@@ -217,13 +213,8 @@ class Run:
             clients.note("info", "fault ends", detail=name)
 
 
-def _are_slowed(experiments: Sequence[Experiment]) -> bool:
-    return any("TimeChaos" in experiment.kinds for experiment in experiments)
-
-
 def _wants(experiments: Sequence[Experiment], seconds: float, times: int | None) -> Wants:
-    rate_min = SLOWED_MIN_PER_SECOND if _are_slowed(experiments) else ACKNOWLEDGED_MIN_PER_SECOND
-    each = int(seconds * rate_min) if times is None else times * LOAD_OF_TURN // 2
+    each = int(seconds * ACKNOWLEDGED_MIN_PER_SECOND) if times is None else times * LOAD_OF_TURN // 2
     turns = times or 1
     return Wants(
         acknowledged_min=each * len(experiments),
