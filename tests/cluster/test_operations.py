@@ -8,6 +8,7 @@ Must not know: how leadership moves.
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Callable
 
@@ -57,6 +58,20 @@ async def test_a_node_that_got_sigterm_has_everything_in_its_store_when_it_start
     cluster.start()
     await cluster.wait_ready()
     assert await cluster.verify(ledger, "t") == 20
+
+
+async def test_a_node_that_is_told_to_stop_before_it_has_begun_exits_0(make_cluster: Callable[..., Cluster]) -> None:
+    cluster = make_cluster(count=1)
+    node = cluster["n1"]
+    # As the container's launcher does it: the signal waits until the command can take it, however early it comes.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        node.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    assert await asyncio.to_thread(node.terminate) == 0
+    assert "node_started" not in node.log_tail()
+    assert not (node.data / "journal").exists()
 
 
 async def test_three_members_become_five_after_reconfigure(
