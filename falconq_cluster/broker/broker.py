@@ -24,6 +24,7 @@ from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import ClientOperation, CommandError, Header, LeasePull, Pull, read_header
 from falconq_cluster.machine.events import Event, OriginOpened
 from falconq_cluster.machine.machine import Applied, Machine
+from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.subscriptions import Seek, SetConsumer
 from falconq_cluster.machine.views import Views
 from falconq_cluster.raft.frames import (
@@ -40,6 +41,7 @@ from falconq_cluster.raft.seams import RaftView
 from falconq_cluster.storage.store import Reader
 
 _RESEND_FACTOR_MAX = 8
+ASIDE_MAX = MachineLimits().aside_max
 
 EventListener = Callable[[Sequence[Event]], None]
 
@@ -165,6 +167,10 @@ class Broker:
             return len(topic.partitions)  # A new consumer begins behind what is trimmed in each.
         if isinstance(operation, Pull) and operation.partition >= 0:
             return 1
+        consumer = topic.consumers.get(operation.consumer)
+        if isinstance(operation, LeasePull) and consumer is not None and consumer.config.ordering:
+            # What is set aside may be of any partition, and is a key each.
+            return len(topic.partitions) + ASIDE_MAX
         return min(operation.count_max, len(topic.partitions))
 
     # Sealing and sending.

@@ -7,7 +7,7 @@ Must not know: aiohttp, routes, the log.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -18,7 +18,7 @@ from falconq_cluster.gateway.fields import refuse, shown
 from falconq_cluster.gateway.query import read_time_ms
 from falconq_cluster.machine.managing import EXPIRE_AFTER_MS_MAX, EXPIRE_AFTER_MS_MIN, START_MAX
 from falconq_cluster.machine.settings import LEASE_MS_MAX, LEASE_MS_MIN
-from falconq_cluster.machine.subscriptions import EXPIRE_AFTER_MS, Start, StartKind
+from falconq_cluster.machine.subscriptions import EXPIRE_AFTER_MS, Ordering, Start, StartKind
 from falconq_cluster.machine.topics import IN_FLIGHT_MAX
 
 REDRIVEN_MAX = 2**31 - 1
@@ -27,6 +27,11 @@ REDRIVEN = "dead letters redriven"
 
 Shape = TypeVar("Shape", bound=msgspec.Struct)
 
+ORDERS: dict[Ordering, Literal["none", "key", "partition"]] = {
+    Ordering.NONE: "none",
+    Ordering.KEY: "key",
+    Ordering.PARTITION: "partition",
+}
 _WORDS = {"earliest": StartKind.EARLIEST, "latest": StartKind.LATEST}
 
 
@@ -57,6 +62,10 @@ class ConsumerBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         Annotated[int, msgspec.Meta(ge=1, le=IN_FLIGHT_MAX)] | None,
         says("How many of its messages are leased at a time. Unset: the topic's `maxInFlight`."),
     ] = msgspec.field(name="maxInFlight", default=None)
+    ordering: Annotated[
+        Literal["none", "key", "partition"],
+        says("Whether it has one message at a time in hand of those with one key, or of those of one partition."),
+    ] = "none"
     expire_after_ms: Annotated[
         Annotated[int, msgspec.Meta(ge=0, le=EXPIRE_AFTER_MS_MAX)],
         says(f"It is deleted when nobody used it for so long; 0 for never, else at least {EXPIRE_AFTER_MS_MIN}."),
@@ -96,6 +105,7 @@ class ConsumerAnswer(msgspec.Struct, frozen=True):
     in_flight_max: Annotated[
         int | None, says("How many messages are leased at a time; null for the topic's `maxInFlight`.")
     ] = msgspec.field(name="maxInFlight")
+    ordering: Annotated[Literal["none", "key", "partition"], says("Of which messages it has one at a time in hand.")]
     expire_after_ms: Annotated[int, says("It is deleted when nobody used it for so long; 0 for never.")] = (
         msgspec.field(name="expireAfterMs")
     )
@@ -166,6 +176,7 @@ def shown_consumer(info: ConsumerInfo) -> ConsumerAnswer:
         start=_shown_start(config.start),
         lease_ms=config.lease_ms or None,
         in_flight_max=config.in_flight_max or None,
+        ordering=ORDERS[config.ordering],
         expire_after_ms=config.expire_after_ms,
         paused=view.is_paused,
         created_at=rfc3339(view.created_ms),

@@ -46,7 +46,7 @@ from falconq_cluster.gateway.query import Query
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
 from falconq_cluster.machine.managing import EXPIRE_AFTER_MS_MIN
-from falconq_cluster.machine.subscriptions import ConsumerConfig
+from falconq_cluster.machine.subscriptions import ConsumerConfig, Ordering
 
 READ = ("GET", "HEAD")
 LIMIT_DEFAULT = 100
@@ -196,8 +196,8 @@ class ConsumerRoutes:
         if 0 < body.expire_after_ms < EXPIRE_AFTER_MS_MIN:
             text = f"field 'expireAfterMs' is {body.expire_after_ms}; it is 0 for never, or from {EXPIRE_AFTER_MS_MIN}"
             raise refuse("expireAfterMs", text)
-        start = read_place(body.start, "start")
-        config = ConsumerConfig(start, body.lease_ms or 0, body.in_flight_max or 0, body.expire_after_ms)
+        start, ordering = read_place(body.start, "start"), Ordering[body.ordering.upper()]
+        config = ConsumerConfig(start, body.lease_ms or 0, body.in_flight_max or 0, body.expire_after_ms, ordering)
         await wait_min_index(self._service, call)
         request = ConsumerRequest(topic=topic, consumer=consumer, config=config, deadline_ms=call.deadline_ms)
         return _answer(await self._service.set_consumer(request))

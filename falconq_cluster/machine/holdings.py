@@ -3,7 +3,8 @@
 What lives here: the messages in hand of one consumer, by place, and which of them may be given again.
 Rules: all of it follows from the stored rows and log time, so a lease ends without a write: `advance` only moves what
 is due. A message is leased until its lease ends; then, or after a nack, it waits for its time; then it is ready. What
-is ready goes by priority, then by the time from which it was ready, then by partition and offset. Entries of the heaps
+is ready goes by priority, then by the time from which it was ready, then by partition and offset. What has a lane is
+ready only while the lane is its own or free. Entries of the heaps
 that no longer hold are passed over, and the heaps are made anew before those are more than the others.
 Must not know: commands, the store, fresh messages.
 """
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from enum import Enum
 from heapq import heapify, heappop, heappush
 
+from falconq_cluster.machine.lanes import Lanes
 from falconq_cluster.machine.rows import LeaseRow
 
 _SLACK = 64
@@ -31,6 +33,8 @@ class Phase(Enum):
     READY = 3
     DEAD = 4
     """Given to nobody any more; it goes to the dead letters."""
+    ASIDE = 5
+    """Never given yet: another message of its lane goes first."""
 
 
 class Held:
@@ -42,7 +46,11 @@ class Held:
         self.partition = partition
         self.offset = offset
         self.row = row
-        self.phase = Phase.LEASED if row.nonce else Phase.DEAD if row.reason else Phase.WAITING
+        self.phase = Phase.WAITING
+        if row.nonce:
+            self.phase = Phase.LEASED
+        elif row.reason or row.is_aside:
+            self.phase = Phase.DEAD if row.reason else Phase.ASIDE
 
     @property
     def entry(self) -> _Entry:
@@ -76,6 +84,7 @@ class Holdings:
         "_ready_counts",
         "_total",
         "_waiting",
+        "lanes",
         "leased_count",
     )
 
@@ -92,6 +101,8 @@ class Holdings:
         self._numbered: dict[int, tuple[int, int]] = {}
         self._places: dict[tuple[int, int], list[int]] = {}
         """(partition, level) -> heap of offsets."""
+        self.lanes = Lanes()
+        """For reading only."""
         self.leased_count = 0
         """Messages whose lease had not ended at the last `advance`."""
 
@@ -142,7 +153,7 @@ class Holdings:
 
     def put(self, partition: int, offset: int, row: LeaseRow) -> None:
         """Hold the message as the row says, in the place of what was held there."""
-        self.drop(partition, offset)
+        self._remove(partition, offset)
         self._add_place(partition, row.level, offset)
         held = self._held[partition, offset] = Held(partition, offset, row)
         self._total.value += 1
@@ -150,15 +161,47 @@ class Holdings:
             self._numbered[row.number] = (partition, offset)
         if held.phase is Phase.LEASED:
             self.leased_count += 1
-        self._enqueue(held)
+        if held.phase is not Phase.ASIDE:
+            self._enqueue(held)
+        if row.lane:
+            self.lanes.enter((partition, offset), row)
+            self._see_lane(row.lane)
 
     def drop(self, partition: int, offset: int) -> None:
         """Hold the message no more; harmless when it is not held."""
+        row = self._remove(partition, offset)
+        if row is not None and row.lane:
+            self.lanes.leave((partition, offset), row)
+            self._see_lane(row.lane)
+
+    def take(self, held: Held) -> None:
+        """Hold the message no more, since it is given again: its lane stays its own."""
+        place, lane = (held.partition, held.offset), held.row.lane
+        self._remove(*place)
+        if lane:
+            self.claim(lane, place)
+
+    def claim(self, lane: bytes, place: tuple[int, int]) -> None:
+        """A message of the lane is being given; `put` follows."""
+        self.lanes.claim(lane, place)
+        self._see_lane(lane)
+
+    def _remove(self, partition: int, offset: int) -> LeaseRow | None:
         held = self._held.pop((partition, offset), None)
-        if held is not None:
-            self._total.value -= 1
-            self._numbered.pop(held.row.number, None)
-            self._left(held)
+        if held is None:
+            return None
+        self._total.value -= 1
+        self._numbered.pop(held.row.number, None)
+        self._left(held)
+        return held.row
+
+    def _see_lane(self, lane: bytes) -> None:
+        """What is set aside and may be given is ready, and what may be no more is set aside again."""
+        before, after = self.lanes.changed(lane)
+        for place, phase in ((before, Phase.ASIDE), (after, Phase.READY)):
+            held = None if place is None else self._held.get(place)
+            if held is not None and held.row.is_aside:
+                self._move(held, phase)
 
     def forget(self) -> None:
         """The consumer is gone, and nobody holds anything for it."""
@@ -166,6 +209,7 @@ class Holdings:
         self._held.clear()
         self._numbered.clear()
         self._places.clear()
+        self.lanes.clear()
 
     def advance(self, now_ms: int) -> bool:
         """End what is over by this time; whether something is ready since. A lease is over once its end is reached."""
@@ -205,7 +249,8 @@ class Holdings:
         if phase is Phase.READY:
             priority = held.row.priority
             self._ready_counts[priority] = self._ready_counts.get(priority, 0) + 1
-        self._enqueue(held)
+        if phase is not Phase.ASIDE:
+            self._enqueue(held)
 
     def _left(self, held: Held) -> None:
         if held.phase is Phase.LEASED:

@@ -37,11 +37,12 @@ from falconq_cluster.machine.consumers import (
 )
 from falconq_cluster.machine.events import HoldingsChanged, LeftUndone
 from falconq_cluster.machine.holdings import Held, Phase
+from falconq_cluster.machine.queueing import Taken
 from falconq_cluster.machine.rows import LeaseRow
-from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, Taken, take_next
+from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, take_next
 from falconq_cluster.machine.settings import DELAY_MS_MAX, LEASE_MS_MAX, LEASE_MS_MIN
 from falconq_cluster.machine.state import ConsumerState, TopicState
-from falconq_cluster.machine.subscriptions import StreamKind
+from falconq_cluster.machine.subscriptions import Ordering, StreamKind
 from falconq_cluster.machine.turn import Turn
 
 NONCE_BYTES = 16
@@ -70,9 +71,9 @@ def lease_pull(turn: Turn, operation: LeasePull) -> Leased | Refused:
         return taken
     expires_ms = 0 if operation.auto_commit else turn.log_time_ms + (operation.lease_ms or lease_ms_of(topic, consumer))
     first_number = consumer.delivery_number + 1 if operation.stream else 0
-    leasing = _Leasing(turn, topic, consumer, operation.nonce, expires_ms, first_number)
+    leasing = _Leasing(turn, topic, consumer, operation.nonce, expires_ms, first_number, taken.lanes)
     ranges = [leasing.hand_out(found, taken.returned.get((found.partition, found.offset))) for found in taken.ranges]
-    if ranges:
+    if ranges or taken.aside_count:
         turn.events.append(HoldingsChanged(topic.name, consumer.name))
     if ranges and operation.stream:
         consumer.delivery_number += sum(found.count for found in taken.ranges)
@@ -132,6 +133,8 @@ def _refusal(turn: Turn, operation: LeasePull, topic: TopicState, consumer: Cons
         return Refused("bad_request", f"a lease takes {LEASE_MS_MIN} to {LEASE_MS_MAX} ms, not {operation.lease_ms}")
     if not 0 <= operation.level_min < len(topic.config.levels):
         return Refused("unknown_priority", f"topic {topic.name!r} has no level {operation.level_min}")
+    if operation.auto_commit and consumer is not None and consumer.config.ordering is not Ordering.NONE:
+        return Refused("bad_request", f"consumer {operation.consumer!r} has an order, and takes messages under leases")
     if operation.stream and (
         consumer is None or (operation.stream is StreamKind.ALONE and consumer.stream != operation.nonce)
     ):
@@ -175,13 +178,21 @@ class _Leasing:
     """Hands out what was chosen."""
 
     def __init__(
-        self, turn: Turn, topic: TopicState, consumer: ConsumerState, nonce: bytes, until_ms: int, number: int
+        self,
+        turn: Turn,
+        topic: TopicState,
+        consumer: ConsumerState,
+        nonce: bytes,
+        until_ms: int,
+        number: int,
+        lanes: dict[tuple[int, int], bytes],
     ) -> None:
         self._turn, self._topic, self._consumer = turn, topic, consumer
         self._nonce, self._until_ms = nonce, until_ms
         """The leases' end; 0 when the messages are settled at once."""
         self._number = number
         """Of the next delivery to a stream; 0 without one."""
+        self._lanes = lanes
 
     def hand_out(self, found: Range, before: LeaseRow | None) -> LeasedRange:
         """`before` is the row of a message that is given again."""
@@ -211,6 +222,7 @@ class _Leasing:
             until_ms=self._until_ms,
             backoff_ms=self._topic.config.retry.wait_ms(1),
             is_last=self._is_last(1),
+            lane=self._lanes.get((found.partition, found.offset), b""),
         )
 
     def _again(self, before: LeaseRow) -> LeaseRow:
@@ -225,6 +237,7 @@ class _Leasing:
             backoff_ms=self._topic.config.retry.wait_ms(failed_count + 1),
             is_last=self._is_last(failed_count + 1),
             number=0,
+            is_aside=False,
         )
 
     def _is_last(self, delivery_count: int) -> bool:

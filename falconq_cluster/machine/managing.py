@@ -10,6 +10,8 @@ Must not know: how messages are chosen, who proposes.
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Done, Refused
 from falconq_cluster.machine.consumers import create_consumer, new_consumer, refusal_of_new
@@ -116,8 +118,10 @@ def _set(turn: Turn, topic: TopicState, operation: SetConsumer) -> ConsumerSet |
         consumer.config = operation.config
         place(turn, topic, consumer, operation.config.start, operation.offsets)
     else:
-        start, config = consumer.config.start, operation.config
-        consumer.config = ConsumerConfig(start, config.lease_ms, config.in_flight_max, config.expire_after_ms)
+        if operation.config.ordering != consumer.config.ordering and len(consumer.holdings):
+            text = f"consumer {consumer.name!r} has messages in hand, so its order stays; settle them first"
+            return Refused("bad_request", text)
+        consumer.config = replace(operation.config, start=consumer.config.start)
         turn.consumer_changed(topic, consumer)
     turn.events.append(HoldingsChanged(topic.name, consumer.name))
     return ConsumerSet(topic.name, consumer.name, is_new)

@@ -17,7 +17,6 @@ from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.appending import store
 from falconq_cluster.machine.appends import Part
-from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.levels import LevelState
 from falconq_cluster.machine.records import Record, batch_records, read_batch_header
 from falconq_cluster.machine.state import TopicState
@@ -67,7 +66,7 @@ class Mover:
         batch = level.first_batch(self._turn.reader, batch_offset)
         key = keys.batch_key(level.prefix, batch)
         if key not in self._read:
-            value = self._value(key, batch)
+            value = self._turn.stored(key)
             header = read_batch_header(value)
             self._read[key] = str(header.log_index), header.first_id, list(batch_records(value))
             self._turn.move_bytes_left -= batch.size
@@ -90,14 +89,6 @@ class Mover:
             records = pile.records
             store(self._turn, pile.topic, Part(partition, level, len(records), b"".join(records)))
         self._piles.clear()
-
-    def _value(self, key: bytes, batch: Batch) -> bytes:
-        value = self._turn.reader.get(key)
-        if value is None:
-            value = next((value for changed, value in reversed(self._turn.changes) if changed == key), None)
-        if value is None:
-            raise CorruptionError(f"{batch} is not in the store")
-        return value
 
 
 def read_headers(headers: bytes | None) -> dict[str, str]:

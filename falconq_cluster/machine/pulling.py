@@ -11,9 +11,11 @@ from __future__ import annotations
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Pull, Pulled, Refused
 from falconq_cluster.machine.consumers import create_consumer, refusal_of_new, used
+from falconq_cluster.machine.queueing import Taken
 from falconq_cluster.machine.rows import AttemptRow
-from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, Taken, take_next
+from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, take_next
 from falconq_cluster.machine.state import Attempt, ConsumerState, TopicState
+from falconq_cluster.machine.subscriptions import Ordering
 from falconq_cluster.machine.turn import Turn
 
 ATTEMPT_LENGTH_MAX = 200
@@ -59,6 +61,8 @@ def _refusal(turn: Turn, operation: Pull, topic: TopicState, consumer: ConsumerS
         )
     if operation.count_max < 1:
         return Refused("bad_request", f"a pull takes at least 1 message, not {operation.count_max}")
+    if consumer is not None and consumer.config.ordering is not Ordering.NONE:
+        return Refused("bad_request", f"consumer {operation.consumer!r} has an order; pull under leases instead")
     if len(operation.attempt) > ATTEMPT_LENGTH_MAX:
         return Refused("bad_request", f"an attempt has at most {ATTEMPT_LENGTH_MAX} characters")
     return None if consumer is not None else refusal_of_new(turn, topic, operation.consumer)

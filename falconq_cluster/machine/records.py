@@ -81,6 +81,21 @@ def batch_records(value: bytes, *, skip: int = 0) -> Iterator[Record]:
     return _records(value, _BATCH.size, skip)
 
 
+def record_keys(value: bytes) -> list[bytes | None]:
+    """The keys of a stored batch's records, in their order. Raises: RecordError."""
+    found: list[bytes | None] = []
+    position = _BATCH.size
+    while position < len(value):
+        if position + _RECORD.size > len(value):
+            raise RecordError(f"record {len(found)} at byte {position} is cut off in its lengths")
+        message_length, key_length, headers_length = _RECORD.unpack_from(value, position)
+        key_from = position + _RECORD.size + message_length
+        key_to = key_from + (0 if key_length == _NO_KEY else key_length)
+        found.append(None if key_length == _NO_KEY else value[key_from:key_to])
+        position = key_to + (0 if headers_length == _NO_HEADERS else headers_length)
+    return found
+
+
 def iter_records(records: bytes) -> Iterator[Record]:
     """Packed records one by one. Raises: RecordError, at the record that is damaged."""
     return _records(records, 0, 0)

@@ -177,6 +177,10 @@ class LeaseRow(Row, frozen=True):
     """Why it is dead, which it is with any: it goes to the dead letters."""
     number: int = 0
     """Of the delivery to an event stream; 0 when it was to none, or was given back."""
+    lane: bytes = b""
+    """Of all messages with the same one, the consumer has one at a time; empty without an order, or a key."""
+    is_aside: bool = False
+    """It was never handed out: another message of its lane goes first."""
 
 
 class OnceRow(Row, frozen=True):

@@ -9,24 +9,25 @@ of that level. Of what is fresh, ties go to the partition after the one that was
 its turn gives all it has of the level, or of the level's share, before the next one does. Within a level of a partition
 nothing fresh is skipped, given twice, or reordered. Bytes are counted from keys: a message of a batch counts as the
 batch's average, rounded up, so a choice reads no values on any node and passes `bytes_max` by less than one batch.
+Only for a consumer with an order are keys of messages read, and messages set aside (machine/ordering.py).
 Must not know: why messages are taken and what becomes of them, what is in a message.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from math import gcd
 
-from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine.commands import Range
 from falconq_cluster.machine.consumers import drop_if_trimmed
-from falconq_cluster.machine.keys import Batch
-from falconq_cluster.machine.levels import Cursor, PartitionState, first_undelivered
-from falconq_cluster.machine.rows import LeaseRow
+from falconq_cluster.machine.levels import first_undelivered
+from falconq_cluster.machine.ordering import Gate
+from falconq_cluster.machine.queueing import Queue, Room, Taken
 from falconq_cluster.machine.settings import AGED, WEIGHTED, TopicConfig
 from falconq_cluster.machine.state import ConsumerState, TopicState
+from falconq_cluster.machine.subscriptions import Ordering
 from falconq_cluster.machine.turn import Turn
 
 ALL_PARTITIONS = -1
@@ -46,19 +47,6 @@ class Demand:
     """Only messages of this level or a more urgent one."""
     fresh_max: int | None = None
     """With a number, no more fresh ones than so many, and returned ones too; with None, fresh ones alone."""
-
-
-@dataclass(slots=True)
-class Taken:
-    """What was chosen."""
-
-    ranges: list[Range] = field(default_factory=list)
-    """In delivery order."""
-    start_offsets: dict[int, int] = field(default_factory=dict)
-    """partition -> lowest offset that had not been delivered, in the order of service; of an only partition also
-    when it gave nothing."""
-    returned: dict[tuple[int, int], LeaseRow] = field(default_factory=dict)
-    """(partition, offset) -> row of what was in hand before. The consumer does not hold it any more, its key stands."""
 
 
 def take_next(turn: Turn, topic: TopicState, consumer: ConsumerState, demand: Demand) -> Taken:
@@ -145,12 +133,14 @@ def _shares(config: TopicConfig) -> list[int]:
 class _Choice:
     """What one pull has so far."""
 
-    __slots__ = ("asked", "consumer", "demand", "room", "taken", "topic", "turn")
+    __slots__ = ("asked", "consumer", "demand", "gate", "room", "taken", "topic", "turn")
 
     def __init__(self, turn: Turn, topic: TopicState, consumer: ConsumerState, demand: Demand) -> None:
         self.turn, self.topic, self.consumer, self.demand = turn, topic, consumer, demand
         fresh_max = demand.count_max if demand.fresh_max is None else demand.fresh_max
-        self.room, self.taken = _Room(demand.count_max, fresh_max, demand.bytes_max), Taken()
+        self.room, self.taken = Room(demand.count_max, fresh_max, demand.bytes_max), Taken()
+        is_ordered = consumer.config.ordering is not Ordering.NONE and demand.fresh_max is not None
+        self.gate = Gate(turn, topic, consumer) if is_ordered else None
         is_all = demand.partition == ALL_PARTITIONS
         self.asked = topic.partitions if is_all else [topic.partitions[demand.partition]]
 
@@ -158,7 +148,7 @@ class _Choice:
         """What waits in the level, from the partition after the last one on. Made once a pull: it looks at each."""
         first = (last_partition + 1) % len(self.asked) if len(self.asked) > 1 else 0
         queues = deque(
-            _Queue(self.turn, partition, number, cursor)
+            Queue(self.turn, partition, number, cursor)
             for partition in self.asked[first:] + self.asked[:first]
             if (cursor := self.consumer.cursors_of(partition)[number]).delivered_count
             < partition.levels[number].appended_count
@@ -177,6 +167,9 @@ class _Choice:
         """Take the returned message that is the level's next; 0 when it does not fit."""
         holdings = self.consumer.holdings
         held = holdings.first_ready(level.number)
+        if held is None:
+            # Another message of its lane went before it meanwhile.
+            level.returned_count = 0
         if held is not None and drop_if_trimmed(self.turn, self.topic, self.consumer, held):
             level.returned_count -= 1
             # A key like one that is given, so that the pull writes no more of them than it has messages (P12).
@@ -185,7 +178,7 @@ class _Choice:
         if held is None or not self.room.take(1, held.row.size_bytes):
             return 0
         row, place = held.row, (held.partition, held.offset)
-        holdings.drop(*place)
+        holdings.take(held)
         level.returned_count -= 1
         self.taken.returned[place] = row
         self.taken.ranges.append(Range(held.partition, row.level, row.batch_offset, held.offset, 1))
@@ -201,13 +194,18 @@ class _Choice:
                 level.queues.append(queue)
         return count
 
-    def take_from(self, level: _Level, queue: _Queue, count_max: int) -> int:
+    def take_from(self, level: _Level, queue: Queue, count_max: int) -> int:
         """Take up to so many of what is fresh in one partition; returns how many."""
         partition, taken = queue.partition, self.taken
         if partition.number not in taken.start_offsets:
             cursors = self.consumer.cursors_of(partition)
             taken.start_offsets[partition.number] = first_undelivered(self.turn.reader, partition, cursors)
-        given = queue.give(self.room, taken, count_max)
+        if self.gate is not None:
+            given = queue.give_in_order(self.room, taken, count_max, self.gate)
+            taken.aside_count = self.gate.aside_count
+            self.turn.cursors_changed(self.topic, self.consumer, partition.number)
+        else:
+            given = queue.give(self.room, taken, count_max)
         if given:
             level.last_partition = self.consumer.last_partition = partition.number
             self.turn.cursors_changed(self.topic, self.consumer, partition.number)
@@ -215,36 +213,12 @@ class _Choice:
 
 
 @dataclass(slots=True)
-class _Room:
-    """How much more may be taken."""
-
-    count_left: int
-    fresh_left: int
-    bytes_left: int
-    is_full: bool = False
-    is_empty: bool = True
-
-    def take(self, count: int, message_bytes: int) -> int:
-        """How many of so many messages fit, which then are in. The first one fits whatever its size."""
-        fitting = max(self.bytes_left // message_bytes, 1 if self.is_empty else 0)
-        count = min(count, self.count_left, fitting)
-        if count < 1:
-            self.is_full = True
-            return 0
-        self.is_empty = False
-        self.count_left -= count
-        self.bytes_left = max(self.bytes_left - count * message_bytes, 0)
-        self.is_full = self.count_left == 0
-        return count
-
-
-@dataclass(slots=True)
 class _Level:
     """What waits for the consumer in one level."""
 
     number: int
-    room: _Room
-    queues: deque[_Queue]
+    room: Room
+    queues: deque[Queue]
     """Of fresh messages, by partition, in the order of their turns."""
     returned_count: int
     last_partition: int | None = None
@@ -267,7 +241,7 @@ class _Line:
     choice: _Choice
     level: _Level
     limit_ms: int
-    queue: _Queue | None
+    queue: Queue | None
     """Of one partition's fresh messages; None is the line of what was returned."""
 
     def enter(self, overdue: list[tuple[int, int, int]], place: int) -> None:
@@ -290,73 +264,3 @@ class _Line:
             return self.queue.oldest_ms
         held = self.choice.consumer.holdings.first_ready(self.level.number) if self.level.returned_count else None
         return None if held is None else held.entry[0]
-
-
-class _Queue:
-    """What waits for the consumer in one level of one partition; a pull may come back to it."""
-
-    __slots__ = ("_batch", "_batches", "_cursor", "_level", "_number", "partition")
-
-    def __init__(self, turn: Turn, partition: PartitionState, number: int, cursor: Cursor) -> None:
-        self.partition = partition
-        self._number = number
-        self._level = partition.levels[number]
-        self._cursor = cursor
-        self._batches = self._level.batches(turn.reader, cursor.batch_offset)
-        self._batch: Batch | None = None
-        """The one in which the cursor stands."""
-
-    @property
-    def left_count(self) -> int:
-        return self._level.appended_count - self._cursor.delivered_count
-
-    @property
-    def first_batch(self) -> Batch | None:
-        """The batch of the next message."""
-        if self._batch is None and self.left_count:
-            self._batch = self._next_batch()
-        return self._batch
-
-    @property
-    def oldest_ms(self) -> int | None:
-        """Log time of the next message; None without one. Looked up once for each batch, not for each pull."""
-        cursor = self._cursor
-        if not self.left_count:
-            return None
-        if cursor.head_offset != cursor.batch_offset and (batch := self.first_batch) is not None:
-            cursor.head_offset, cursor.head_ms = cursor.batch_offset, batch.stamp_ms
-        return cursor.head_ms
-
-    @property
-    def left_of_batch(self) -> int:
-        """Messages that are left of the first batch."""
-        batch = self.first_batch
-        return 0 if batch is None else batch.base + batch.record_count - max(batch.base, self._cursor.next_offset)
-
-    def give(self, room: _Room, taken: Taken, count_max: int) -> int:
-        """Move up to so many messages into `taken`, as far as there is room; returns how many."""
-        cursor, given = self._cursor, 0
-        while given < count_max and self.left_count and not room.is_full:
-            batch = self.first_batch or self._next_batch()
-            offset = max(batch.base, cursor.next_offset)
-            left = batch.base + batch.record_count - offset
-            wanted = min(left, room.fresh_left, count_max - given)
-            count = room.take(wanted, -(-batch.size // batch.record_count)) if wanted else 0
-            if count < 1:
-                break
-            taken.ranges.append(Range(self.partition.number, self._number, batch.base, offset, count))
-            given += count
-            room.fresh_left -= count
-            cursor.next_offset = offset + count
-            cursor.delivered_count += count
-            cursor.batch_offset = batch.base
-            if count == left:
-                cursor.batch_offset, self._batch = cursor.next_offset, None
-        return given
-
-    def _next_batch(self) -> Batch:
-        for batch in self._batches:
-            return batch
-        level, cursor = self._level, self._cursor
-        message = f"level {level.prefix.hex()} holds {cursor.delivered_count} messages, not {level.appended_count}"
-        raise CorruptionError(message)

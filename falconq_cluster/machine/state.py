@@ -50,6 +50,8 @@ class MachineLimits:
     """Read and written for it; one message alone may be larger."""
     trim_batches_max: int = 400
     """Record batches of which one command trims something: each may be of another partition, whose row is a key."""
+    aside_max: int = 100
+    """Messages that one entry sets aside for consumers with an order: a key each (P12)."""
     consumers_per_topic_max: int = 10_000
     attempts_per_consumer_max: int = 16
     attempt_ms: int = 300_000

@@ -38,6 +38,16 @@ class Start(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The offset, or the time in ms."""
 
 
+class Ordering(IntEnum):
+    """Of which messages a consumer has one at a time in its hand."""
+
+    NONE = 0
+    KEY = 1
+    """Of those with one key."""
+    PARTITION = 2
+    """Of those of one partition."""
+
+
 class ConsumerConfig(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The settings of a consumer; the defaults are those of one that a pull makes."""
 
@@ -49,6 +59,7 @@ class ConsumerConfig(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """0 for what the topic says."""
     expire_after_ms: int = EXPIRE_AFTER_MS
     """A consumer that nobody used for so long is deleted; 0 keeps it for ever."""
+    ordering: Ordering = Ordering.NONE
 
 
 class SetConsumer(Operation, frozen=True, tag=22):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from hashlib import blake2b
 
+from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys, rows
 from falconq_cluster.machine.events import Event
 from falconq_cluster.machine.levels import PartitionState, cursor_row
@@ -32,6 +33,7 @@ class Turn:
         "_cursors",
         "_ordinal",
         "_partitions",
+        "aside_left",
         "changes",
         "events",
         "index",
@@ -57,6 +59,8 @@ class Turn:
         self.move_count_left = limits.move_count_max
         self.move_bytes_left = limits.move_bytes_max
         """How much more the entry may move from one topic to another (P12)."""
+        self.aside_left = limits.aside_max
+        """How many more messages the entry may set aside (P12)."""
         self._ordinal = 0
         self._partitions: dict[tuple[int, int], PartitionState] = {}
         self._consumers: dict[tuple[int, int], tuple[TopicState, ConsumerState]] = {}
@@ -81,6 +85,15 @@ class Turn:
 
     def put(self, key: bytes, row: rows.Row) -> None:
         self.changes.append((key, rows.encode_row(row)))
+
+    def stored(self, key: bytes) -> bytes:
+        """What stands at the key, also when the present entry put it there. Raises: CorruptionError."""
+        value = self.reader.get(key)
+        if value is None:
+            value = next((value for changed, value in reversed(self.changes) if changed == key), None)
+        if value is None:
+            raise CorruptionError(f"there is nothing at key {key.hex()}")
+        return value
 
     def delete(self, key: bytes) -> None:
         self.changes.append((key, None))

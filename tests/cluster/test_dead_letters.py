@@ -38,12 +38,13 @@ async def test_the_commands_of_the_guide_do_what_it_says(cluster: Cluster, tmp_p
         subprocess.run, ["bash", "-ec", script], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     answers = [json.loads(line) for line in done.stdout.splitlines() if line]
-    _, _, made, _, shown, paused, resumed, sought, first, acked, dead, redriven, peeked, deleted = answers
+    _, _, made, _, shown, paused, resumed, sought, ordered, first, acked, dead, redriven, peeked, deleted = answers
     assert (made["start"], made["leaseMs"], made["lag"]) == ("latest", 60_000, {"low": 0, "high": 0})
     assert shown["lag"] == {"low": 0, "high": 1}
     assert shown["oldestAgeMs"]["low"] is None
     assert (paused["paused"], resumed["paused"]) == (True, False)
     assert sought["lag"] == {"low": 1, "high": 1}
+    assert (ordered["ordering"], ordered["lag"]) == ("key", {"low": 1, "high": 1})
     assert [delivery["message"] for delivery in first["deliveries"]] == ["new"]
     assert acked == {"ok": 1, "failed": []}
     (letter,) = dead["messages"]

@@ -7,7 +7,7 @@ import pytest
 from falconq_cluster.broker.consumer_requests import ConsumerRequest, SeekRequest
 from falconq_cluster.broker.requests import SettleRequest, WishKind
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.machine.subscriptions import ConsumerConfig, Start, StartKind
+from falconq_cluster.machine.subscriptions import ConsumerConfig, Ordering, Start, StartKind
 from tests.unit.gateway.rig import Rig
 from tests.unit.gateway.test_topics import ask
 
@@ -18,6 +18,7 @@ SHOWN = {
     "start": "earliest",
     "leaseMs": None,
     "maxInFlight": None,
+    "ordering": "none",
     "expireAfterMs": 604_800_000,
     "paused": False,
     "createdAt": "2026-01-01T00:00:00.123Z",
@@ -30,13 +31,13 @@ SHOWN = {
 
 
 async def test_a_put_makes_a_consumer_with_its_settings(rig: Rig) -> None:
-    body = {"start": {"offset": 5}, "leaseMs": 500, "maxInFlight": 7, "expireAfterMs": 0}
+    body = {"start": {"offset": 5}, "leaseMs": 500, "maxInFlight": 7, "expireAfterMs": 0, "ordering": "key"}
     status, shown, headers = await ask(rig, "PUT", ONE, body, FalconQ_Min_Index="3")
     assert (status, headers["Location"], headers["FalconQ-Index"]) == (201, ONE, "21")
     assert shown == SHOWN | body
     (request,) = rig.service.asked
     assert isinstance(request, ConsumerRequest)
-    assert request.config == ConsumerConfig(Start(StartKind.OFFSET, 5), 500, 7, 0)
+    assert request.config == ConsumerConfig(Start(StartKind.OFFSET, 5), 500, 7, 0, Ordering.KEY)
     assert rig.service.waited_for == [3]
     rig.service.is_made = False
     status, shown, headers = await ask(rig, "PUT", ONE)
@@ -123,6 +124,7 @@ async def test_a_reject_is_passed_on_with_its_reason(rig: Rig) -> None:
         ("PUT", ONE, {"maxInFlight": 0}, "maxInFlight"),
         ("PUT", ONE, {"expireAfterMs": 599_999}, "expireAfterMs"),
         ("PUT", ONE, {"colour": 1}, "colour"),
+        ("PUT", ONE, {"ordering": "level"}, "ordering"),
         ("PUT", f"{ONE}?x=1", {}, "x"),
         ("PUT", "/v1/topics/orders/consumers/-x", {}, "consumer"),
         ("POST", f"{ONE}/seek", None, "to"),

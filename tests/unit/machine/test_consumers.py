@@ -25,6 +25,7 @@ from falconq_cluster.machine.consumer_views import ConsumerView
 from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.subscriptions import (
+    EXPIRE_AFTER_MS,
     ConsumerConfig,
     ConsumerSet,
     DeleteConsumer,
@@ -43,8 +44,10 @@ def at(offset: int) -> Start:
     return Start(StartKind.OFFSET, offset)
 
 
-def made(start: Start = EARLIEST, **settings: int) -> SetConsumer:
-    return SetConsumer(0, "t", "c", ConsumerConfig(start, **settings))
+def made(
+    start: Start = EARLIEST, *, lease_ms: int = 0, in_flight_max: int = 0, expire_after_ms: int = EXPIRE_AFTER_MS
+) -> SetConsumer:
+    return SetConsumer(0, "t", "c", ConsumerConfig(start, lease_ms, in_flight_max, expire_after_ms))
 
 
 def lease(node: Node, count: int = 10) -> Leased:

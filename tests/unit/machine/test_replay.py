@@ -29,6 +29,7 @@ from falconq_cluster.machine.subscriptions import (
     ConsumerConfig,
     DeleteConsumer,
     OpenStream,
+    Ordering,
     PauseConsumer,
     Reap,
     Redrive,
@@ -90,8 +91,10 @@ def _many(random: Random, topic: str, message: str) -> AppendMany:
 
 def _managed(random: Random, topic: str, consumer: str) -> AnyOperation:
     start = random.choice([Start(), Start(StartKind.LATEST), Start(StartKind.OFFSET, random.randrange(30))])
+    ordering = random.choice([Ordering.NONE, Ordering.KEY, Ordering.PARTITION])
+    config = ConsumerConfig(start, expire_after_ms=600_000, ordering=ordering)
     operations: list[AnyOperation] = [
-        SetConsumer(0, topic, consumer, ConsumerConfig(start, expire_after_ms=600_000)),
+        SetConsumer(0, topic, consumer, config),
         Seek(0, topic, consumer, start),
         PauseConsumer(0, topic, consumer, random.random() < 0.3),
         DeleteConsumer(0, topic, consumer),
