@@ -122,6 +122,9 @@ class ConsumerAnswer(msgspec.Struct, frozen=True):
         msgspec.field(name="inFlight")
     )
     returned_count: Annotated[int, says("Messages that wait to be given again.")] = msgspec.field(name="returned")
+    lost: Annotated[
+        dict[str, int], says("Level -> messages that the topic stopped keeping before the consumer had settled them.")
+    ]
 
 
 class ConsumerPageAnswer(msgspec.Struct, frozen=True):
@@ -185,6 +188,7 @@ def shown_consumer(info: ConsumerInfo) -> ConsumerAnswer:
         oldest_age_ms=dict(zip(info.levels, ages, strict=True)),
         leased_count=view.leased_count,
         returned_count=view.returned_count,
+        lost=dict(zip(info.levels, view.lost, strict=True)),
     )
 
 

@@ -41,6 +41,8 @@ class ConsumerView:
     """Messages whose leases had not ended when something was last given or settled."""
     returned_count: int
     """Messages in hand that are to be given again."""
+    lost: list[int]
+    """By level, messages that were trimmed before it was given them or had settled them."""
 
 
 class ConsumerViews:
@@ -101,7 +103,7 @@ def _offset_at(reader: Reader, partition: PartitionState, time_ms: int) -> int:
     """By bisection of each level, whose batches tell their times by their keys."""
     lowest = partition.next_offset
     for level in partition.levels:
-        low, high = 0, lowest
+        low, high = level.trimmed_to, lowest
         while low < high:
             middle = (low + high) >> 1
             batch = next(level.batches(reader, middle), None)
@@ -118,9 +120,11 @@ def _offset_at(reader: Reader, partition: PartitionState, time_ms: int) -> int:
 def _view(reader: Reader, topic: TopicState, consumer: ConsumerState) -> ConsumerView:
     levels = range(len(topic.config.levels))
     lag = [0 for _ in levels]
+    lost = [0 for _ in levels]
     oldest: list[int | None] = [None for _ in levels]
     for partition in topic.partitions:
         for number, (level, cursor) in enumerate(zip(partition.levels, consumer.cursors_of(partition), strict=True)):
+            lost[number] += cursor.lost_count
             waiting = level.appended_count - cursor.delivered_count
             if waiting:
                 lag[number] += waiting
@@ -137,4 +141,5 @@ def _view(reader: Reader, topic: TopicState, consumer: ConsumerState) -> Consume
         oldest_ms=oldest,
         leased_count=holdings.leased_count,
         returned_count=len(holdings) - holdings.leased_count,
+        lost=lost,
     )

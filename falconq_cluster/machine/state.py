@@ -42,7 +42,7 @@ class MachineLimits:
     """A pull over all partitions looks at each, and may move a cursor in each."""
     trim_keys_max: int = 500
     """Keys that one command takes out of the store: below P12's 1,000, since a turn shall not last 5 ms."""
-    trim_bytes_max: int = 4 * 1024 * 1024
+    trim_bytes_max: int = 2 * 1024 * 1024
     """P12: it takes no more keys once their records have so many bytes, since a scan of keys reads what is between."""
     move_count_max: int = 200
     """Messages that one entry moves to the dead letters or back: a key or two each (P12)."""

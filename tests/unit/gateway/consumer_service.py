@@ -16,7 +16,9 @@ from falconq_cluster.machine.consumer_views import ConsumerView
 from falconq_cluster.machine.subscriptions import ConsumerConfig
 
 TIME_MS = 1_767_225_600_123
-VIEW = ConsumerView("billing", TIME_MS, ConsumerConfig(), False, TIME_MS + 60_000, [3, 1], [TIME_MS, None], 2, 1)
+VIEW = ConsumerView(
+    "billing", TIME_MS, ConsumerConfig(), False, TIME_MS + 60_000, [3, 1], [TIME_MS, None], 2, 1, [2, 0]
+)
 INFO = ConsumerInfo(topic="orders", levels=("low", "high"), view=VIEW, log_time_ms=TIME_MS + 5_000, index=21)
 
 

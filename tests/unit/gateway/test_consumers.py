@@ -27,6 +27,7 @@ SHOWN = {
     "oldestAgeMs": {"low": 5_000, "high": None},
     "inFlight": 2,
     "returned": 1,
+    "lost": {"low": 2, "high": 0},
 }
 
 
