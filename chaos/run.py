@@ -161,8 +161,6 @@ class Run:
             await self._turn(experiment, turn, None if times else seconds, clients, performer)
             enough = partial(clients.have_more_than, len(clients.acknowledged) + LOAD_OF_TURN)
             await self.until("publishes are acknowledged again", enough)
-        async with clients.paused():
-            await self._compare_stores(experiment.name, clients, performer)
         done = len(clients.acknowledged) - acknowledged
         moments = [begin, *clients.acknowledged[acknowledged:], time.monotonic()]
         gap = max(after - before for before, after in pairwise(moments))
@@ -170,6 +168,8 @@ class Run:
             f"{experiment.name}: {time.monotonic() - begin:.1f} s, {done} acknowledged, "
             f"at most {gap:.2f} s without an acknowledgement"
         )
+        async with clients.paused():
+            await self._compare_stores(experiment.name, clients, performer)
 
     async def _compare_stores(self, name: str, clients: Clients, performer: Performer) -> None:
         """Write down a digest of each node's store, all at one applied index."""
