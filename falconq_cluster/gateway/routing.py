@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Protocol
 from urllib.parse import unquote
 
@@ -136,8 +137,10 @@ class Router:
             segments = raw_path.split("/")
             route = _walk(self._root, segments, 0)
         if route is None:
-            known = ", ".join(sorted({known.pattern for known in self.routes}))
-            raise FalconQError("route_not_found", f"there is no route {raw_path[:200]}; there are: {known}")
+            known = sorted({known.pattern for known in self.routes})
+            near = ", ".join(get_close_matches(raw_path[:200], known, n=3, cutoff=0.0))
+            message = f"there is no route {raw_path[:200]}; nearest are {near}, and GET /v1/docs shows all"
+            raise FalconQError("route_not_found", message)
         if method not in route.methods:
             allowed = ", ".join(route.methods)
             raise FalconQError(

@@ -66,7 +66,7 @@ CASES = [
     publish(rb'{"message":1,"m\u0065ssage":2}', "'message' is there more than once"),
     publish(b'{"message":1,"priority":"low","priority":"high"}', "'priority' is there more than once"),
     publish(b'{"message":1,"colour":"red"}', "field 'colour' is not known", **UNKNOWN),
-    publish(b'{"message":1,"delayMs":5}', "field 'delayMs' is not known", **UNKNOWN),
+    publish(b'{"message":1,"delay":5}', "field 'delay' is not known", **UNKNOWN),
     publish(b'{"message":1,"ttlMs":5}', "field 'ttlMs' is not known", **UNKNOWN),
     publish(b'{"message":1,"priority":true}', "field 'priority'"),
     publish(b'{"message":1,"priority":1.5}', "field 'priority'"),
@@ -162,7 +162,7 @@ CASES = [
     get("/", "there is no route /", status=404, code="route_not_found"),
     get("/topic/t", "there is no route", status=404, code="route_not_found"),
     get("/topic/t/publish/", "there is no route", status=404, code="route_not_found"),
-    get("/v2/topics", "there is no route", status=404, code="route_not_found"),
+    get("/v2/topics", "nearest are /v1/topics", status=404, code="route_not_found"),
 ]
 
 
