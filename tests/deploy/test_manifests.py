@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,13 @@ def test_on_eks_a_stopping_pod_serves_on_until_the_load_balancer_has_noticed() -
     storage = only(resources, "StorageClass", claim["spec"]["storageClassName"])
     assert storage["volumeBindingMode"] == "WaitForFirstConsumer"
     assert notes[f"{prefix}-scheme"] == "internal"
+
+
+def test_the_storage_class_of_the_guide_is_that_of_the_overlay() -> None:
+    guide = (ROOT / "docs/eks.md").read_text()
+    block = guide[guide.index("    apiVersion:") : guide.index("\n\n- `WaitForFirstConsumer`")]
+    shown = yaml.safe_load(textwrap.dedent(block))
+    assert shown == only(render("k8s/overlays/eks"), "StorageClass")
 
 
 def test_no_secret_is_in_the_repository() -> None:

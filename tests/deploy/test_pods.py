@@ -8,6 +8,7 @@ Must not know: how a node decides that it is ready.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -152,6 +153,29 @@ async def test_a_node_that_lags_is_not_ready_until_it_has_caught_up(make_pods: M
     assert refusals, "it said that it was not ready yet"
     print(f"while it lagged: {sorted(set(refusals))}")
     assert await count_of(http, third) == 4000
+
+
+async def test_a_pod_whose_volume_was_deleted_is_ready_again_once_it_has_everything(
+    make_pods: MakePods, http: Http
+) -> None:
+    pods = make_pods("k8s")
+    first, second, third = members = pods.start()
+    await pods.wait_ready(members)
+    await publish(http, first, *(f"kept-{number}" for number in range(200)))
+    assert await second.delete() == 0
+    shutil.rmtree(second.volume)
+    second = pods.add(1)
+
+    async def is_ready() -> bool:
+        if second.is_ready:
+            assert await count_of(http, second) == 200, "ready before it had everything"
+        return second.is_ready
+
+    await until("the pod is ready", is_ready, timeout=60)
+    # Its disk counts: with it and one other there is a majority.
+    await third.kill()
+    await publish(http, second, "after")
+    assert await count_of(http, first) == 201
 
 
 async def test_a_pod_that_kubectl_scale_adds_is_no_member_and_says_so(make_pods: MakePods) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
+from falconq_cluster.config import load_settings
 from tests.cluster.clients import Http
 from tests.cluster.processes import Node, free_ports
 from tests.cluster.waiting import until
@@ -48,6 +51,19 @@ def test_systemd_takes_the_unit_and_finds_it_well_confined(tmp_path: Path) -> No
     mark = re.search(r"Overall exposure level for falconq.service: ([\d.]+)", marked)
     assert mark is not None
     assert float(mark[1]) <= EXPOSURE_MAX, marked
+
+
+def test_the_settings_of_the_guide_and_of_the_unit_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (ROOT / "docs/operating.md").read_text()
+    lines = re.findall(r"^    (FALCONQ_\w+)=(.*)$", guide, re.MULTILINE)
+    lines += re.findall(r"^Environment=(FALCONQ_\w+)=(.*)$", UNIT.read_text(), re.MULTILINE)
+    for name, value in lines:
+        monkeypatch.setenv(name, value)
+    settings = load_settings({})
+    assert settings.node_id in settings.peers
+    assert str(settings.data_dir).startswith("/var/lib/falconq/")
+    assert len(settings.cluster_secret.get_secret_value()) > 0
+    assert {"FALCONQ_PEERS", "FALCONQ_CLUSTER_SECRET", "FALCONQ_DATA_DIR"} <= {name for name, _ in lines}
 
 
 async def test_a_node_needs_no_system_call_that_the_unit_forbids(tmp_path: Path, http: Http) -> None:
