@@ -33,6 +33,7 @@ ORDERS: dict[Ordering, Literal["none", "key", "partition"]] = {
     Ordering.PARTITION: "partition",
 }
 _WORDS = {"earliest": StartKind.EARLIEST, "latest": StartKind.LATEST}
+Word = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(_WORDS)})]
 
 
 class PlaceBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -47,11 +48,14 @@ class PlaceBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     ] = None
 
 
+Place = Annotated[PlaceBody, msgspec.Meta(extra_json_schema={"minProperties": 1, "maxProperties": 1})]
+
+
 class ConsumerBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The settings of a consumer, or some of them."""
 
     start: Annotated[
-        str | PlaceBody,
+        Word | Place,
         says('Where it begins: `"earliest"`, `"latest"`, an offset or a time. Counts only when it is made.'),
     ] = "earliest"
     lease_ms: Annotated[
@@ -75,7 +79,7 @@ class ConsumerBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class SeekBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Where a consumer goes on."""
 
-    to: Annotated[str | PlaceBody, says('`"earliest"`, `"latest"`, an offset or a time.')]
+    to: Annotated[Word | Place, says('`"earliest"`, `"latest"`, an offset or a time.')]
 
 
 class RedriveBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -67,7 +67,7 @@ PUBLISH = Operation(
     headers=(
         IDEMPOTENCY_KEY,
         Text(name=PRIORITY, text="Of a raw body: its `priority`, a level's name or number."),
-        Text(name=KEY, text="Of a raw body: its `partitionKey`, 1 to 256 ASCII characters."),
+        Text(name=KEY, text="Of a raw body: its `partitionKey`, in ASCII.", pattern="^[!-~]([ -~]{0,254}[!-~])?$"),
         DELAY,
         TRACEPARENT,
         MIN_INDEX,

@@ -34,7 +34,8 @@ from falconq_cluster.gateway.shapes import Problem, PublishAnswer
 
 TEXT = (
     "A replicated message broker with priority levels. Any node answers every route. Bodies and answers are JSON in "
-    "UTF-8; what is not known, a field or a parameter, is refused with its name and never ignored. An error is a "
+    "UTF-8; what is not known, a field or a parameter, is refused with its name and never ignored; whole numbers are "
+    "written without a fraction. An error is a "
     "problem by RFC 9457: programs decide by its `code` and by `retryable`. 503 means surely not applied; 504 means "
     "not known."
 )

@@ -45,8 +45,9 @@ AFTER = Name(name="after", text="The last name of the page before.")
 IF_MATCH = Text(
     name="If-Match",
     text="Only if the topic has this version, as its `ETag` gave it with its quotes; `*`: only if it is there.",
+    pattern=r'^(\*|"[^",]*")$',
 )
-IF_NONE_MATCH = Text(name="If-None-Match", text="`*`: only create.")
+IF_NONE_MATCH = Text(name="If-None-Match", text="`*`: only create. Stands alone.", pattern=r"^\*$")
 SETTINGS_EXAMPLE = {"partitions": 4, "levels": ["low", "normal", "high"]}
 PROBLEMS_OF_CHANGES = ("precondition_failed", *PROBLEMS_OF_WRITES)
 
@@ -87,7 +88,8 @@ TOPIC: dict[str, Operation] = {
         summary="Change some settings of a topic",
         tag="Topics",
         text="Settings that are left out stay.",
-        headers=(IF_MATCH, IF_NONE_MATCH, MIN_INDEX),
+        headers=(IF_MATCH, MIN_INDEX),
+        refused_headers=(IF_NONE_MATCH.name,),
         body=Body(content={JSON: SETTINGS_SCHEMA}, is_required=False, examples={JSON: {"partitions": 8}}),
         replies=(Reply(text="It has these settings.", body=TopicAnswer, headers=("ETag",)),),
         problems=("topic_not_found", *PROBLEMS_OF_CHANGES),
@@ -96,7 +98,8 @@ TOPIC: dict[str, Operation] = {
         id="deleteTopic",
         summary="Delete a topic with all that it holds",
         tag="Topics",
-        headers=(IF_MATCH, IF_NONE_MATCH, MIN_INDEX),
+        headers=(IF_MATCH, MIN_INDEX),
+        refused_headers=(IF_NONE_MATCH.name,),
         replies=(Reply(text="It is gone, and its name is free.", body=TopicDeletedAnswer),),
         problems=("topic_not_found", "request_timeout", "body_too_large", *PROBLEMS_OF_CHANGES),
     ),

@@ -30,7 +30,7 @@ would be:
 - a 5xx that is not 503 or 504 with `retryable`;
 - an answer with a status, code, header or field that the document does not have;
 - a request that breaks the document and succeeds;
-- two nodes that answer a read differently while both show the same `FalconQ-Index`;
+- two nodes that answer a read differently while both show the same `FalconQ-Index` (ages aside, which go on);
 - a node that runs and does not answer;
 - stores that are not equal byte for byte in the end.
 

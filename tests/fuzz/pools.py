@@ -12,22 +12,26 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-TOPICS = ("orders", "jobs", "missing")
+MADE_TOPICS = ("orders", "jobs")
+CONSUMERS = ("billing", "audit")
 LEARNED_MAX = 12
 """The latest ones: older ones are of topics that are gone."""
 MIN_INDEX_MAX = 20
 """So low that the wait for it ends at once."""
 FIXED: Mapping[str, Sequence[object]] = {
-    "topic": TOPICS,
-    "consumer": ("billing", "audit"),
-    "consumerID": ("billing", "audit"),
+    "topic": (*MADE_TOPICS, "orders.dead", "missing"),
+    "consumer": CONSUMERS,
+    "consumerID": CONSUMERS,
     "priority": ("low", "high", 0, 1, None),
     "partitionID": (0, 1, None),
     "partitionKey": ("a", "b", None),
     "batch": (1, 100),
+    "waitMs": (0, 20),
     "offset": (0, 3),
 }
 LEARNED = ("id", "version", "If-Match")
+WHOLLY = ("topic", "consumer", "waitMs")
+"""A name that nobody made finds nothing, and one is in the pool; a long wait takes long."""
 LEASE_LISTS = ("ack",)
 """Fields that hold ids of leases and nothing else."""
 
@@ -91,6 +95,6 @@ class Pools:
         values = list(dict.fromkeys([*FIXED.get(name, ()), *self._learned.get(name, ())]))
         if not values:
             return schema
-        if name == "topic":
+        if name in WHOLLY:
             return {"enum": values}
         return {"anyOf": [{"enum": values}, schema]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.fuzz.passes import run_pass
 
 SEED = 4
-VALID, INVALID = 5, 2
+VALID, INVALID = 4, 2
 """Requests of each operation and round; `make fuzz` makes more."""
 
 
