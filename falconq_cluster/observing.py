@@ -106,6 +106,7 @@ class NodeObserver:
         metrics.empty_pulls.inc(self._grown("empty_pulls", counted.pull_empty_count))
         metrics.linearizable_reads.inc(self._grown("linearizable_reads", counted.linearizable_count))
         metrics.read_rounds.inc(self._grown("read_rounds", counted.read_round_count))
+        metrics.expired_messages.inc(self._grown("expired_messages", counted.expired_message_count))
         metrics.dead_letters.inc(self._grown("dead_letters", counted.dead_letter_count))
         metrics.dedupe_keys.set(self._node.broker.views().dedupe_count)
         metrics.waiting.set(self._node.broker.outbox.waiting_count)

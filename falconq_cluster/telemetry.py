@@ -135,6 +135,10 @@ class Metrics:
         self.read_rounds = self._counter(
             "falconq_broker_read_rounds_total", "Questions to the leader for them; reads that come together share one."
         )
+        self.expired_messages = self._counter(
+            "falconq_expired_messages_total",
+            "On the leader: messages that a consumer was not given because their time to live was over.",
+        )
         self.dead_letters = self._counter(
             "falconq_dead_letters_total", "On the leader: messages that went to the dead letters."
         )

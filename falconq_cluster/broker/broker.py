@@ -171,7 +171,8 @@ class Broker:
         if isinstance(operation, LeasePull) and consumer is not None and consumer.config.ordering:
             # What is set aside may be of any partition, and is a key each.
             return len(topic.partitions) + ASIDE_MAX
-        return min(operation.count_max, len(topic.partitions))
+        # Of which something is given, and of which something expired is passed over.
+        return min(2 * operation.count_max, len(topic.partitions))
 
     # Sealing and sending.
 

@@ -47,13 +47,13 @@ class Composer:
         partition, level = self._choose_partition(request, config), level_of(request.priority, config.levels)
         records = _record(request, _traced(request))
         once = _once(request, level)
-        if request.expected_last_offset is not None or request.delay_ms:
+        if request.expected_last_offset is not None or request.delay_ms or request.ttl_ms:
             if once is not None and not once.digest:
                 once = msgspec.structs.replace(once, digest=digest_of((level, records)))
             return AppendMany(
                 not_after_ms=NO_DEADLINE,
                 topic=request.topic,
-                parts=[Part(partition, level, 1, records, request.delay_ms)],
+                parts=[Part(partition, level, 1, records, request.delay_ms, request.ttl_ms)],
                 may_create=self._limits.auto_create,
                 expected=_expected([request]),
                 once=once,
@@ -76,7 +76,7 @@ class Composer:
         those of merged appends, since whoever reads one message reads its batch. Raises: FalconQError (as `append_of`,
         body_too_large).
         """
-        groups: dict[tuple[int, int, int], list[tuple[int, bytes]]] = {}
+        groups: dict[tuple[int, int, int, int], list[tuple[int, bytes]]] = {}
         compared: list[tuple[int, bytes]] = []
         for number, message in enumerate(request.messages):
             try:
@@ -87,12 +87,14 @@ class Composer:
             compared.append((level, record))
             if message.traceparent is not None:
                 record = _record(message, _traced(message))
-            groups.setdefault((partition, level, message.delay_ms), []).append((number, record))
+            groups.setdefault((partition, level, message.delay_ms, message.ttl_ms), []).append((number, record))
         parts: list[Part] = []
         numbers = [0] * len(request.messages)
         following = 0
-        for (partition, level, delay_ms), records in groups.items():
-            parts += [Part(partition, level, len(some), b"".join(some), delay_ms) for some in self._batches(records)]
+        for (partition, level, delay_ms, ttl_ms), records in groups.items():
+            parts += [
+                Part(partition, level, len(some), b"".join(some), delay_ms, ttl_ms) for some in self._batches(records)
+            ]
             for number, _ in records:
                 numbers[number] = following
                 following += 1

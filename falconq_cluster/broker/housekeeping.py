@@ -19,6 +19,7 @@ from falconq_cluster.machine.events import (
     ConsumerUnlinked,
     Delayed,
     Event,
+    Expired,
     LeftUndone,
     Reaped,
     Ripened,
@@ -73,6 +74,8 @@ class Housekeeping:
                     self._reaping.left_undone(event)
                 case Buried() if self._raft.is_leader:
                     self._metrics.dead_letter_count += event.count
+                case Expired() if self._raft.is_leader:
+                    self._metrics.expired_message_count += event.count
                 case _:
                     pass
         self._trimming.changed(events)

@@ -100,6 +100,8 @@ class BrokerMetrics:
     gap_count: int = 0
     """Leader: forwarded commands dropped because an earlier one is missing."""
     overloaded_count: int = 0
+    expired_message_count: int = 0
+    """Leader: messages that a consumer was not given because their time to live was over."""
     dead_letter_count: int = 0
     """Messages that went to the dead letters while this node led."""
     unknown_outcome_count: int = 0

@@ -50,6 +50,8 @@ class PublishRequest:
     """Only if this is the last offset of `partition`, which is then given; -1 of an empty one."""
     delay_ms: int = 0
     """How long it waits before it enters its level."""
+    ttl_ms: int = 0
+    """How long from then on it may be given; 0 for ever."""
     traceparent: str | None = None
     """Given back among the headers, unless they have one; a repeat may come with another."""
     deadline_ms: int

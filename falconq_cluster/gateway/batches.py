@@ -48,9 +48,7 @@ from falconq_cluster.gateway.fields import (
 )
 from falconq_cluster.gateway.messages import (
     RAW_HEADERS,
-    UNKNOWN_HEADERS,
     refuse_raw_headers,
-    refuse_unknown_headers,
 )
 from falconq_cluster.gateway.minimum import wait_min_index
 from falconq_cluster.gateway.query import Query
@@ -83,7 +81,7 @@ BATCH = Operation(
     "key `<key>.<place>`, so a repeat of the batch repeats each of its messages.",
     parameters=(ATOMIC,),
     headers=(IDEMPOTENCY_KEY, TRACEPARENT, MIN_INDEX),
-    refused_headers=(*UNKNOWN_HEADERS, *RAW_HEADERS),
+    refused_headers=RAW_HEADERS,
     body=Body(
         content={
             JSON: {
@@ -125,7 +123,6 @@ class BatchRoutes:
     async def publish(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")
         is_atomic = Query(call.query, call.operation.parameters).choice(ATOMIC) == "true"
-        refuse_unknown_headers(call)
         refuse_raw_headers(call)
         key = read_idempotency_key(call.headers(IDEMPOTENCY_KEY.name))
         if key is not None and len(key) > IDEMPOTENCY_KEY_CHARS_MAX - PLACE_CHARS:

@@ -85,6 +85,10 @@ class PublishBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         Annotated[int, msgspec.Meta(ge=0, le=DELAY_MS_MAX)] | None,
         says("How long it waits before it enters its level and gets its offset, in ms. Not with `expectedLastOffset`."),
     ] = msgspec.field(name="delayMs", default=None)
+    ttl_ms: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=DELAY_MS_MAX)] | None,
+        says("How long it may be given from when it enters its level on, in ms. Unset: for ever."),
+    ] = msgspec.field(name="ttlMs", default=None)
     expected_last_offset: Annotated[
         Annotated[int, msgspec.Meta(ge=-1, le=NUMBER_MAX)] | None,
         says("Append only if this is the last offset of `partitionID`, which it needs; -1 of an empty partition."),

@@ -50,10 +50,9 @@ from falconq_cluster.gateway.tracing import TRACEPARENT, read_traceparent
 PRIORITY = "FalconQ-Priority"
 KEY = "FalconQ-Key"
 DELAY = Number(name="FalconQ-Delay-Ms", text="Of a raw body: its `delayMs`.", least=0, most=DELAY_MS_MAX)
-RAW_HEADERS = (PRIORITY, KEY, DELAY.name)
+TTL = Number(name="FalconQ-Ttl-Ms", text="Of a raw body: its `ttlMs`.", least=1, most=DELAY_MS_MAX)
+RAW_HEADERS = (PRIORITY, KEY, DELAY.name, TTL.name)
 """A JSON body has fields for them."""
-UNKNOWN_HEADERS = ("FalconQ-Ttl-Ms",)
-"""A message that asked to expire must not be taken as one that does not."""
 CONTENT_TYPE_CHARS_MAX = 256
 
 PUBLISH = Operation(
@@ -69,10 +68,10 @@ PUBLISH = Operation(
         Text(name=PRIORITY, text="Of a raw body: its `priority`, a level's name or number."),
         Text(name=KEY, text="Of a raw body: its `partitionKey`, in ASCII.", pattern="^[!-~]([ -~]{0,254}[!-~])?$"),
         DELAY,
+        TTL,
         TRACEPARENT,
         MIN_INDEX,
     ),
-    refused_headers=UNKNOWN_HEADERS,
     header_prefix=PREFIX,
     body=Body(
         content={
@@ -115,7 +114,6 @@ class MessageRoutes:
     async def publish(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")
         Query(call.query, call.operation.parameters)
-        refuse_unknown_headers(call)
         kind = media_type(call.header("Content-Type") or JSON)
         attributes = binary_attributes(call.prefixed_headers())
         if attributes or kind.startswith(CLOUDEVENT):
@@ -144,13 +142,6 @@ class MessageRoutes:
         return replace(request, traceparent=read_traceparent(call.headers(TRACEPARENT.name)))
 
 
-def refuse_unknown_headers(call: Call) -> None:
-    """Raises: bad_request when a header asks for what this version does not do."""
-    for name in UNKNOWN_HEADERS:
-        if call.headers(name):
-            raise refuse(name, f"header '{name}' is not known to this version; known: {', '.join(RAW_HEADERS)}")
-
-
 def refuse_raw_headers(call: Call) -> None:
     """Raises: bad_request when a header gives what a JSON body has a field for."""
     for name in RAW_HEADERS:
@@ -172,7 +163,7 @@ async def _read_raw_publish(call: Call, topic: str) -> PublishRequest:
         partition_key.isascii() and 1 <= len(partition_key) <= PARTITION_KEY_CHARS_MAX
     ):
         raise refuse(KEY, f"header '{KEY}' is {shown(partition_key)}; a key has 1 to 256 ASCII characters here")
-    delay = _single(call, DELAY.name)
+    delay, ttl = _single(call, DELAY.name), _single(call, TTL.name)
     message, headers = raw_message(await call.body(), content_type)
     return PublishRequest(
         topic=topic,
@@ -181,6 +172,7 @@ async def _read_raw_publish(call: Call, topic: str) -> PublishRequest:
         partition_key=partition_key,
         headers=_encoder.encode(headers),
         delay_ms=0 if delay is None else read_number(delay, DELAY),
+        ttl_ms=0 if ttl is None else read_number(ttl, TTL),
         idempotency_key=key,
         traceparent=read_traceparent(call.headers(TRACEPARENT.name)),
         deadline_ms=call.deadline_ms,

@@ -262,6 +262,7 @@ def publish_request(data: bytes, topic: str, *, depth_max: int, deadline_ms: int
         producer=None if producer is None else Producer(id=producer[0], sequence=producer[1]),
         expected_last_offset=body.expected_last_offset,
         delay_ms=body.delay_ms or 0,
+        ttl_ms=body.ttl_ms or 0,
         deadline_ms=deadline_ms,
     )
 

@@ -90,7 +90,8 @@ def store(turn: Turn, topic: TopicState, part: Append | Part, first_id: tuple[in
     log_index, number = (turn.index, turn.message_count) if first_id is None else first_id
     header = BatchHeader(count, log_index, number, turn.log_time_ms, level.appended_count)
     value = pack_batch(header, part.records)
-    batch = Batch(base, count, size, turn.log_time_ms)
+    ttl_ms = part.ttl_ms if isinstance(part, Part) else 0
+    batch = Batch(base, count, size, turn.log_time_ms, turn.log_time_ms + ttl_ms if ttl_ms else 0)
     turn.changes.append((keys.batch_key(level.prefix, batch), value))
     level.append(batch)
     topic.retained_count += count

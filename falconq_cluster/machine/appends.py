@@ -22,6 +22,8 @@ class Part(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`count` records, as in `machine.commands.Append`."""
     delay_ms: int = 0
     """From the log time of the command on, until they enter their level."""
+    ttl_ms: int = 0
+    """From when they enter their level on, until nobody is given them any more; 0 for ever."""
 
 
 class AppendMany(Operation, frozen=True, tag=30):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Refused
+from falconq_cluster.machine.events import Expired
 from falconq_cluster.machine.holdings import Held, Holdings
 from falconq_cluster.machine.names import is_name
 from falconq_cluster.machine.rows import LeaseRow
@@ -99,4 +100,13 @@ def drop_if_trimmed(turn: Turn, topic: TopicState, consumer: ConsumerState, held
     consumer.cursors_of(partition)[number].lost_count += 1
     consumer.lost_count.value += 1
     turn.cursors_changed(topic, consumer, partition.number)
+    return True
+
+
+def drop_if_expired(turn: Turn, topic: TopicState, consumer: ConsumerState, held: Held) -> bool:
+    """Whether the time of what is in hand is over: then it is in hand no more."""
+    if not 0 < held.row.expires_ms <= turn.log_time_ms:
+        return False
+    drop_in_hand(turn, topic, consumer, held)
+    turn.events.append(Expired(topic.name, 1))
     return True

@@ -29,6 +29,10 @@ def refusal_of_delays(turn: Turn, parts: Sequence[Part], topic: TopicState | Non
     for part in parts:
         if not 0 <= part.delay_ms <= DELAY_MS_MAX:
             return Refused("bad_request", f"a message waits for 0 to {DELAY_MS_MAX} ms, not {part.delay_ms}")
+        if not 0 <= part.ttl_ms <= DELAY_MS_MAX:
+            return Refused(
+                "bad_request", f"a message lives for 1 to {DELAY_MS_MAX} ms, or 0 for ever, not {part.ttl_ms}"
+            )
     count = sum(part.count for part in parts if part.delay_ms)
     if not count:
         return None
@@ -47,7 +51,7 @@ def delay(turn: Turn, topic: TopicState, part: Part) -> Place:
     due_ms = turn.log_time_ms + part.delay_ms
     waiting = Waiting(due_ms, topic.number, turn.index, turn.message_count, part.count)
     turn.changes.append((keys.due_key(waiting), topic.name.encode()))
-    turn.put(keys.delayed_key(waiting), DelayedRow(part.partition, part.level, part.records))
+    turn.put(keys.delayed_key(waiting), DelayedRow(part.partition, part.level, part.records, part.ttl_ms))
     turn.message_count += part.count
     topic.delayed_count += part.count
     turn.state.delays.added(part.count, due_ms)

@@ -109,6 +109,14 @@ class StreamReplaced:
 
 
 @dataclass(frozen=True, slots=True)
+class Expired:
+    """A consumer passed messages over whose time to live was over."""
+
+    topic: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Delayed:
     """Messages wait for their time."""
 
@@ -144,6 +152,7 @@ Event = (
     | Reaped
     | LeftUndone
     | StreamReplaced
+    | Expired
     | Delayed
     | Ripened
     | OriginOpened

@@ -10,7 +10,7 @@ What lives here: the table of key prefixes, and the functions that build and rea
     12 topic number, consumer name                               consumer: number, where its turn stands
     13 topic number, consumer number, partition                  cursors of the partition, one per level
     14 topic number, consumer number, attempt number             what a pull's attempt was given
-    20 topic number, partition, level, base, count, size, time   record batch
+    20 topic number, partition, level, base, count, size, time   record batch; behind it, until when, if that is bounded
     30 topic number, consumer number, partition, offset          message in a consumer's hand
     40 due time, topic number, log index, first number, count    when delayed messages enter their level: topic name
     41 topic number, log index, first number, count, due time    delayed messages
@@ -61,6 +61,7 @@ _ATTEMPT = struct.Struct(">QQQ")
 _LEVEL = struct.Struct(">cQIB")
 _BATCH_TAIL = struct.Struct(">QIIQ")
 _OFFSET = struct.Struct(">Q")
+_BATCH_KEY_BYTES = _LEVEL.size + _BATCH_TAIL.size
 _DUE = struct.Struct(">QQQII")
 _DELAYED = struct.Struct(">QQIIQ")
 
@@ -75,6 +76,11 @@ class Batch(NamedTuple):
     """Bytes of its packed records."""
     stamp_ms: int
     """Log time at which it was appended; never falls from one batch of a level to the next."""
+    expires_ms: int = 0
+    """Log time from which on nobody is given it; 0 for never."""
+
+    def is_expired(self, now_ms: int) -> bool:
+        return 0 < self.expires_ms <= now_ms
 
 
 class Waiting(NamedTuple):
@@ -207,7 +213,8 @@ def level_prefix(topic: int, partition: int, level: int) -> bytes:
 
 def batch_key(prefix: bytes, batch: Batch) -> bytes:
     """The key of a record batch of the level with this prefix."""
-    return prefix + _BATCH_TAIL.pack(*batch)
+    *always, expires_ms = batch
+    return prefix + _BATCH_TAIL.pack(*always) + (_OFFSET.pack(expires_ms) if expires_ms else b"")
 
 
 def batches_from(prefix: bytes, base: int) -> bytes:
@@ -216,4 +223,7 @@ def batches_from(prefix: bytes, base: int) -> bytes:
 
 
 def read_batch_key(key: bytes) -> Batch:
-    return Batch._make(_BATCH_TAIL.unpack_from(key, _LEVEL.size))
+    batch = Batch._make((*_BATCH_TAIL.unpack_from(key, _LEVEL.size), 0))
+    if len(key) == _BATCH_KEY_BYTES:
+        return batch
+    return batch._replace(expires_ms=_OFFSET.unpack_from(key, _BATCH_KEY_BYTES)[0])

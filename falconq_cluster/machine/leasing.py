@@ -223,6 +223,7 @@ class _Leasing:
             backoff_ms=self._topic.config.retry.wait_ms(1),
             is_last=self._is_last(1),
             lane=self._lanes.get((found.partition, found.offset), b""),
+            expires_ms=batch.expires_ms,
         )
 
     def _again(self, before: LeaseRow) -> LeaseRow:

@@ -34,7 +34,9 @@ class Cursor:
     lost_count: int = 0
     head_offset: int = field(default=-1, compare=False)
     head_ms: int = field(default=0, compare=False)
-    """A cache: while `head_offset` is the `batch_offset`, the log time of the batch at or behind it."""
+    head_expires_ms: int = field(default=0, compare=False)
+    """A cache: while `head_offset` is the `batch_offset`, log times of the batch at or behind it: its append, and until
+    when it is given."""
 
 
 @dataclass(slots=True)

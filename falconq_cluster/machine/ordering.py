@@ -79,6 +79,7 @@ class Gate:
             backoff_ms=0,
             lane=lane,
             is_aside=True,
+            expires_ms=batch.expires_ms,
         )
         put_in_hand(self._turn, self._topic, self._consumer, place, row)
         return True

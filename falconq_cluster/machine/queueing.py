@@ -2,7 +2,9 @@
 
 What lives here: moving a consumer's cursor over a level, with or without an order, and what a pull has taken so far.
 Rules: within a level of a partition nothing fresh is skipped, given twice, or reordered; what a consumer with an order
-may not be given yet is set aside. Bytes are counted from keys.
+may not be given yet is set aside. Bytes are counted from keys. What is expired is passed over: a bounded number of
+batches in a bounded number of partitions, and if there are more, the pull is over (PROTOCOL.md P12). Nothing is decided
+by what only a node that was not restarted knows.
 Must not know: levels' priorities, what was returned.
 """
 
@@ -12,11 +14,16 @@ from dataclasses import dataclass, field
 
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine.commands import Range
+from falconq_cluster.machine.events import Expired
 from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.levels import Cursor, PartitionState
 from falconq_cluster.machine.ordering import Gate
 from falconq_cluster.machine.rows import LeaseRow
+from falconq_cluster.machine.state import ConsumerState, TopicState
 from falconq_cluster.machine.turn import Turn
+
+PASSES_MAX = 1000
+"""Expired batches that a pull passes over: a key each is read, none is written."""
 
 
 @dataclass(slots=True)
@@ -45,6 +52,19 @@ class Room:
     bytes_left: int
     is_full: bool = False
     is_empty: bool = True
+    passes_left: int = PASSES_MAX
+    passed: set[int] = field(default_factory=set)
+    """Partitions in which expired messages were passed over."""
+    passed_max: int = 1
+
+    def may_pass(self, partition: int) -> bool:
+        """Whether one more expired batch may be passed over; if not, the pull is over (P12)."""
+        if self.passes_left and (partition in self.passed or len(self.passed) < self.passed_max):
+            self.passes_left -= 1
+            self.passed.add(partition)
+            return True
+        self.is_full = True
+        return False
 
     def take(self, count: int, message_bytes: int) -> int:
         """How many of so many messages fit, which then are in. The first one fits whatever its size."""
@@ -63,9 +83,30 @@ class Room:
 class Queue:
     """What waits for the consumer in one level of one partition; a pull may come back to it."""
 
-    __slots__ = ("_batch", "_batches", "_cursor", "_level", "_number", "partition")
+    __slots__ = (
+        "_batch",
+        "_batches",
+        "_consumer",
+        "_cursor",
+        "_level",
+        "_number",
+        "_room",
+        "_topic",
+        "_turn",
+        "partition",
+    )
 
-    def __init__(self, turn: Turn, partition: PartitionState, number: int, cursor: Cursor) -> None:
+    def __init__(
+        self,
+        turn: Turn,
+        topic: TopicState,
+        consumer: ConsumerState,
+        room: Room,
+        partition: PartitionState,
+        number: int,
+        cursor: Cursor,
+    ) -> None:
+        self._turn, self._topic, self._consumer, self._room = turn, topic, consumer, room
         self.partition = partition
         self._number = number
         self._level = partition.levels[number]
@@ -80,10 +121,19 @@ class Queue:
 
     @property
     def first_batch(self) -> Batch | None:
-        """The batch of the next message."""
-        if self._batch is None and self.left_count:
-            self._batch = self._next_batch()
-        return self._batch
+        """The batch of the next message, behind those that are expired; None when there is none, or too many are."""
+        while self.left_count:
+            batch = self._batch = self._batch or self._next_batch()
+            if not batch.is_expired(self._turn.log_time_ms):
+                return batch
+            if not self._room.may_pass(self.partition.number):
+                return None
+            offset = max(batch.base, self._cursor.next_offset)
+            count = batch.base + batch.record_count - offset
+            self._pass(batch, offset, count)
+            self._turn.cursors_changed(self._topic, self._consumer, self.partition.number)
+            self._turn.events.append(Expired(self._topic.name, count))
+        return None
 
     @property
     def oldest_ms(self) -> int | None:
@@ -91,8 +141,13 @@ class Queue:
         cursor = self._cursor
         if not self.left_count:
             return None
-        if cursor.head_offset != cursor.batch_offset and (batch := self.first_batch) is not None:
+        # What is kept is passed over when it expires, as what is looked up is: a restarted node has kept nothing.
+        if cursor.head_offset != cursor.batch_offset or 0 < cursor.head_expires_ms <= self._turn.log_time_ms:
+            batch = self.first_batch
+            if batch is None:
+                return None
             cursor.head_offset, cursor.head_ms = cursor.batch_offset, batch.stamp_ms
+            cursor.head_expires_ms = batch.expires_ms
         return cursor.head_ms
 
     @property
@@ -101,11 +156,10 @@ class Queue:
         batch = self.first_batch
         return 0 if batch is None else batch.base + batch.record_count - max(batch.base, self._cursor.next_offset)
 
-    def give(self, room: Room, taken: Taken, count_max: int) -> int:
+    def give(self, taken: Taken, count_max: int) -> int:
         """Move up to so many messages into `taken`, as far as there is room; returns how many."""
-        cursor, given = self._cursor, 0
-        while given < count_max and self.left_count and not room.is_full:
-            batch = self.first_batch or self._next_batch()
+        cursor, room, given = self._cursor, self._room, 0
+        while given < count_max and not room.is_full and (batch := self.first_batch) is not None:
             offset = max(batch.base, cursor.next_offset)
             left = batch.base + batch.record_count - offset
             wanted = min(left, room.fresh_left, count_max - given)
@@ -118,11 +172,13 @@ class Queue:
             self._pass(batch, offset, count)
         return given
 
-    def give_in_order(self, room: Room, taken: Taken, count_max: int, gate: Gate) -> int:
+    def give_in_order(self, taken: Taken, count_max: int, gate: Gate) -> int:
         """The same for a consumer with an order: what may not be given is set aside."""
-        given, partition = 0, self.partition.number
-        while given < count_max and self.left_count and room.fresh_left > 0 and not room.is_full:
-            batch = self.first_batch or self._next_batch()
+        room, given, partition = self._room, 0, self.partition.number
+        while given < count_max and room.fresh_left > 0 and not room.is_full:
+            batch = self.first_batch
+            if batch is None:
+                break
             offset = max(batch.base, self._cursor.next_offset)
             place, lane = (partition, offset), gate.lane(partition, self._level, batch, offset)
             if lane is not None and gate.lets(lane, self._number, place):

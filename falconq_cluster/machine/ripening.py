@@ -53,6 +53,6 @@ def _enter(turn: Turn, topic: TopicState, waiting: Waiting) -> int:
     row = decode_row(value, DelayedRow)
     turn.delete(key)
     topic.delayed_count -= waiting.record_count
-    part = Part(row.partition, row.level, waiting.record_count, row.records)
+    part = Part(row.partition, row.level, waiting.record_count, row.records, ttl_ms=row.ttl_ms)
     store(turn, topic, part, first_id=(waiting.log_index, waiting.first_id))
     return len(row.records)

@@ -181,6 +181,8 @@ class LeaseRow(Row, frozen=True):
     """Of all messages with the same one, the consumer has one at a time; empty without an order, or a key."""
     is_aside: bool = False
     """It was never handed out: another message of its lane goes first."""
+    expires_ms: int = 0
+    """Log time from which on it is not given again; 0 for never."""
 
 
 class OnceRow(Row, frozen=True):
@@ -212,6 +214,7 @@ class DelayedRow(Row, frozen=True):
     partition: int
     level: int
     records: bytes
+    ttl_ms: int = 0
 
 
 RowT = TypeVar("RowT", bound=Row)

@@ -10,6 +10,7 @@ its turn gives all it has of the level, or of the level's share, before the next
 nothing fresh is skipped, given twice, or reordered. Bytes are counted from keys: a message of a batch counts as the
 batch's average, rounded up, so a choice reads no values on any node and passes `bytes_max` by less than one batch.
 Only for a consumer with an order are keys of messages read, and messages set aside (machine/ordering.py).
+What is expired is passed over, a bounded number with each pull.
 Must not know: why messages are taken and what becomes of them, what is in a message.
 """
 
@@ -21,7 +22,7 @@ from heapq import heappop, heappush
 from math import gcd
 
 from falconq_cluster.machine.commands import Range
-from falconq_cluster.machine.consumers import drop_if_trimmed
+from falconq_cluster.machine.consumers import drop_if_expired, drop_if_trimmed
 from falconq_cluster.machine.levels import first_undelivered
 from falconq_cluster.machine.ordering import Gate
 from falconq_cluster.machine.queueing import Queue, Room, Taken
@@ -141,6 +142,7 @@ class _Choice:
         self.room, self.taken = Room(demand.count_max, fresh_max, demand.bytes_max), Taken()
         is_ordered = consumer.config.ordering is not Ordering.NONE and demand.fresh_max is not None
         self.gate = Gate(turn, topic, consumer) if is_ordered else None
+        self.room.passed_max = demand.count_max
         is_all = demand.partition == ALL_PARTITIONS
         self.asked = topic.partitions if is_all else [topic.partitions[demand.partition]]
 
@@ -148,7 +150,7 @@ class _Choice:
         """What waits in the level, from the partition after the last one on. Made once a pull: it looks at each."""
         first = (last_partition + 1) % len(self.asked) if len(self.asked) > 1 else 0
         queues = deque(
-            Queue(self.turn, partition, number, cursor)
+            Queue(self.turn, self.topic, self.consumer, self.room, partition, number, cursor)
             for partition in self.asked[first:] + self.asked[:first]
             if (cursor := self.consumer.cursors_of(partition)[number]).delivered_count
             < partition.levels[number].appended_count
@@ -173,6 +175,10 @@ class _Choice:
         if held is not None and drop_if_trimmed(self.turn, self.topic, self.consumer, held):
             level.returned_count -= 1
             # A key like one that is given, so that the pull writes no more of them than it has messages (P12).
+            self.room.take(1, 1)
+            return 0
+        if held is not None and drop_if_expired(self.turn, self.topic, self.consumer, held):
+            level.returned_count -= 1
             self.room.take(1, 1)
             return 0
         if held is None or not self.room.take(1, held.row.size_bytes):
@@ -201,11 +207,11 @@ class _Choice:
             cursors = self.consumer.cursors_of(partition)
             taken.start_offsets[partition.number] = first_undelivered(self.turn.reader, partition, cursors)
         if self.gate is not None:
-            given = queue.give_in_order(self.room, taken, count_max, self.gate)
+            given = queue.give_in_order(taken, count_max, self.gate)
             taken.aside_count = self.gate.aside_count
             self.turn.cursors_changed(self.topic, self.consumer, partition.number)
         else:
-            given = queue.give(self.room, taken, count_max)
+            given = queue.give(taken, count_max)
         if given:
             level.last_partition = self.consumer.last_partition = partition.number
             self.turn.cursors_changed(self.topic, self.consumer, partition.number)

@@ -39,8 +39,11 @@ async def test_the_commands_of_the_guide_are_answered_as_it_says(make_cluster: C
     nodes = list(cluster.nodes.values())
     lines = [line.strip() for line in GUIDE.read_text().splitlines() if line.startswith("    curl ")]
     answers = [await asyncio.to_thread(run_command, line, nodes) for line in lines]
-    plain, later, events, (traced, *ledger) = answers[:3], answers[3:5], answers[5:8], answers[8:12]
-    (status, _, batch), *transfers = answers[12:]
+    plain, later, quotes, events = answers[:3], answers[3:5], answers[5:7], answers[7:10]
+    (traced, *ledger), (status, _, batch), *transfers = answers[10:14], *answers[14:]
+    assert [status for status, _, _ in quotes] == [201, 201]
+    given = await cluster.http.get(nodes[0], "/topic/quotes/consume", consumerID="c", batch=2)
+    assert [message["message"] for message in given.body["messages"]] == ["at 18"]
     opened, late, repeated = ledger
     once, again, refused = transfers
     assert [status for status, _, _ in later] == [201, 201]

@@ -83,7 +83,8 @@ async def test_a_repeat_is_marked_as_one():
         ({"Content-Type": "text/plain", "FalconQ-Delay-Ms": "-5"}, 400, "whole number"),
         ({"Content-Type": "text/plain", "FalconQ-Delay-Ms": "31536000001"}, 400, "whole number"),
         ({"Content-Type": "application/json", "FalconQ-Delay-Ms": "5"}, 400, "is for raw bodies"),
-        ({"Content-Type": "application/json", "FalconQ-Ttl-Ms": "5"}, 400, "not known"),
+        ({"Content-Type": "application/json", "FalconQ-Ttl-Ms": "5"}, 400, "is for raw bodies"),
+        ({"Content-Type": "text/plain", "FalconQ-Ttl-Ms": "0"}, 400, "whole number"),
         ({"Content-Type": "text/plain", "FalconQ-Key": "k" * 257}, 400, "1 to 256"),
         ({"Content-Type": "text/" + "x" * 300}, 400, "at most 256"),
         ({"Content-Type": "text/plain", "Idempotency-Key": "a b"}, 400, "visible ASCII"),
@@ -108,20 +109,23 @@ def test_every_body_is_found_again_byte_for_byte(body: bytes, content_type: str)
 
 
 @pytest.mark.parametrize(
-    ("body", "headers", "delay_ms"),
+    ("body", "headers", "times"),
     [
-        (b'{"message":1,"delayMs":60000}', {"Content-Type": "application/json"}, 60_000),
-        (b'{"message":1,"delayMs":0}', {}, 0),
-        (b"a", {"Content-Type": "text/plain", "FalconQ-Delay-Ms": "60000"}, 60_000),
+        (b'{"message":1,"delayMs":60000,"ttlMs":5}', {"Content-Type": "application/json"}, (60_000, 5)),
+        (b'{"message":1,"delayMs":0}', {}, (0, 0)),
+        (b"a", {"Content-Type": "text/plain", "FalconQ-Delay-Ms": "60000"}, (60_000, 0)),
+        (b"a", {"Content-Type": "text/plain", "FalconQ-Ttl-Ms": "5"}, (0, 5)),
     ],
 )
-async def test_a_message_may_wait_for_its_time(body: bytes, headers: dict[str, str], delay_ms: int):
+async def test_a_message_may_wait_for_its_time_and_have_one(
+    body: bytes, headers: dict[str, str], times: tuple[int, int]
+):
     async with running_gateway() as rig:
         async with rig.session.post(rig.url + PATH, data=body, headers=headers) as response:
             assert response.status == 201
         (request,) = rig.service.requests
     assert isinstance(request, PublishRequest)
-    assert request.delay_ms == delay_ms
+    assert (request.delay_ms, request.ttl_ms) == times
 
 
 @pytest.mark.parametrize("delay", ["-1", "31536000001", "1.5", '"5"', '1,"partitionID":0,"expectedLastOffset":3'])

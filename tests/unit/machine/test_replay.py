@@ -80,9 +80,9 @@ def history(seed: int, length: int) -> Node:
 
 def _many(random: Random, topic: str, message: str) -> AppendMany:
     records = pack_record(message.encode())
+    delays, lives = random.choice([0, 0, 5, 30_000]), random.choice([0, 0, 1, 50_000])
     parts = [
-        Part(random.randrange(2), random.randrange(3), 1, records, random.choice([0, 0, 5, 30_000]))
-        for _ in range(random.randrange(1, 4))
+        Part(random.randrange(2), random.randrange(3), 1, records, delays, lives) for _ in range(random.randrange(1, 4))
     ]
     expected = random.choice([(), (), ((0, random.randrange(-1, 9)),)])
     once = random.choice([None, Once(random.choice("kl"), digest=bytes(DIGEST_BYTES))])
