@@ -82,7 +82,7 @@ def main(
 
 def _add(total: Counter[str], faults: Counter[str], report: Report) -> None:
     for name in (
-        "acknowledged", "refused", "unknown", "reads", "committed", "elections", "crashes", "power_losses",
+        "acknowledged", "refused", "unknown", "reads", "leases", "committed", "elections", "crashes", "power_losses",
         "disk_stops", "wipes", "refusals_to_start", "event_count", "frame_count",
     ):  # fmt: skip
         total[name] += getattr(report, name)

@@ -17,7 +17,6 @@ from typing import Any
 from unittest.mock import patch
 
 from falconq_cluster.broker.intake import Intake
-from falconq_cluster.machine import appending
 from falconq_cluster.machine.machine import Machine
 from falconq_cluster.raft import guards
 from falconq_cluster.raft import journal as journal_module
@@ -37,10 +36,9 @@ from falconq_cluster.raft.replica import Replica
 from falconq_cluster.raft.replication import Replication
 from falconq_cluster.raft.view import NodeView
 from falconq_cluster.raft.voting import Voting
+from tests.sim import machine_holes
 from tests.sim.disk import SimFileSystem
-
-Patches = list[tuple[Any, str, Any]]
-"""(owner, attribute, what stands there while the hole is open)."""
+from tests.sim.machine_holes import Patches
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,25 +264,21 @@ def _applies_repeats() -> Patches:
     return [(Machine, "_is_next", opened), (Intake, "offer", accept)]
 
 
-def _knows_no_repeats() -> Patches:
-    return [(appending, "first_result", lambda turn, operation, topic: None)]
-
-
 ABLATIONS: dict[str, Ablation] = {
     "S1": Ablation(
-        "a commit index counts for a tail that was not compared, also with an offer", _believes_its_tail, 60
+        "a commit index counts for a tail that was not compared, also with an offer", _believes_its_tail, 100
     ),
     "S2": Ablation("entries that the log holds are sent again (L1) and truncated", _truncates_what_matches, 20),
     "S3": Ablation("the journal is written and never synced", _never_syncs, 5),
     "S3-promise": Ablation("answers and votes leave before the sync that covers them", _promises_at_once, 10),
-    "S3-recovery": Ablation("what a crash left in the page cache counts as synced", _trusts_the_page_cache, 60),
+    "S3-recovery": Ablation("what a crash left in the page cache counts as synced", _trusts_the_page_cache, 100),
     "S3-names": Ablation(
         "directories are made and their names not synced",
         _leaves_names_unsynced,
         0,
         "all_lose_power_with_nothing_flushed",
     ),
-    "S8": Ablation("after a start the whole log counts as committed", _commits_the_whole_log_at_start, 40),
+    "S8": Ablation("after a start the whole log counts as committed", _commits_the_whole_log_at_start, 100),
     "S9": Ablation(
         "a restart forgets the vote of the term", _forgets_its_vote, 0, "a_restarted_voter_remembers_its_vote"
     ),
@@ -295,8 +289,8 @@ ABLATIONS: dict[str, Ablation] = {
         0,
         "a_deposed_leader_serves_no_reads",
     ),
-    "S20": Ablation("a wiped disk votes and acknowledges at once (P4)", _counts_any_disk, 60),
-    "S22": Ablation("a late snapshot is installed all the same (P8)", _installs_late, 60),
+    "S20": Ablation("a wiped disk votes and acknowledges at once (P4)", _counts_any_disk, 100),
+    "S22": Ablation("a late snapshot is installed all the same (P8)", _installs_late, 400),
     "P1": Ablation("the journal is cut and the store was not flushed", _cuts_before_the_flush, 5),
     "P4": Ablation(
         "acknowledgements of a disk that is not on record count",
@@ -307,9 +301,16 @@ ABLATIONS: dict[str, Ablation] = {
     "P5": Ablation(
         "a majority of empty disks forms a cluster", _forms_with_a_majority, 0, "two_empty_disks_and_one_with_data"
     ),
-    "P6": Ablation("a leader ignores a member that is at a higher term", _ignores_higher_terms, 100),
+    "P6": Ablation("a leader ignores a member that is at a higher term", _ignores_higher_terms, 400),
     "P7": Ablation("a disk that stalled once is suspect for ever", _suspects_for_ever, 0, "all_disks_hang_once"),
-    "once": Ablation("a repeat of an append is not known as one", _knows_no_repeats, 20),
+    "once": Ablation("a repeat of an append is not known as one", machine_holes.knows_no_repeats, 20),
+    "lease-nonce": Ablation(
+        "whoever names a message settles it, under whichever lease it is", machine_holes.settles_any_lease, 20
+    ),
+    "lease-time": Ablation("a node ends leases by its own clock", machine_holes.ends_leases_by_its_own_clock, 20),
+    "dead-letters": Ablation("what is buried stays in hand", machine_holes.keeps_what_it_buries, 20),
+    "weighted": Ablation("a topic with weights is served strictly", machine_holes.gives_weighted_topics_strictly, 20),
+    "aged": Ablation("what waited too long does not go first", machine_holes.forgets_what_is_overdue, 20),
     "P11": Ablation(
         "a leader's log time may be behind stamps in its own log",
         _leaves_log_time_behind,

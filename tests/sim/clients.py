@@ -23,13 +23,17 @@ from falconq_cluster.machine.commands import (
     ClientOperation,
     Done,
     Duplicate,
+    Leased,
+    LeaseSettled,
     Pull,
     Pulled,
+    Range,
     Refused,
     TopicSet,
 )
 from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.records import pack_record
+from falconq_cluster.machine.subscriptions import Redriven
 from falconq_cluster.machine.views import DeliveredMessage
 from tests.sim.admins import Admin
 from tests.sim.cluster import Host, SimCluster
@@ -56,7 +60,7 @@ class Asked:
     operation: ClientOperation
     node: str
     state: str = OPEN
-    result: Appended | Duplicate | Pulled | TopicSet | Done | None = None
+    result: Appended | Duplicate | Pulled | Leased | LeaseSettled | Redriven | TopicSet | Done | None = None
     index: int = 0
     code: str = ""
     """Why the machine refused it."""
@@ -107,6 +111,10 @@ class Clients:
         self._is_over = True
         self._admin.stop()
 
+    def next_token(self, kind: str) -> bytes:
+        """Bytes that stand in one operation alone, or in its repeats."""
+        return self.ledger.next_token(kind)
+
     def ask(
         self, host: Host, operation: ClientOperation, token: bytes, deadline_ms: int, then: Callable[[Asked], None]
     ) -> None:
@@ -154,13 +162,13 @@ class Clients:
         if isinstance(result, Refused):
             asked.code = result.code
             return REFUSED
-        if not isinstance(result, Appended | Duplicate | Pulled | TopicSet | Done):
+        if not isinstance(result, Appended | Duplicate | Pulled | Leased | LeaseSettled | Redriven | TopicSet | Done):
             raise Violation(f"{_name(asked)} is answered with {result}")
         asked.result, asked.index = result, outcome.index
-        if isinstance(result, Pulled):
+        if isinstance(result, Pulled | Leased):
             node = host.node
             assert isinstance(node, RunningNode)
-            asked.messages = node.node.broker.views().read_ranges(result.topic, result.ranges)
+            asked.messages = node.node.broker.views().read_ranges(result.topic, ranges_of(result))
         self._acknowledged(asked)
         return DONE
 
@@ -271,6 +279,11 @@ class Clients:
 
     def _any_host(self) -> Host:
         return self._world.random.choice(list(self._cluster.hosts.values()))
+
+
+def ranges_of(result: Pulled | Leased) -> list[Range]:
+    """What was delivered, in its order."""
+    return result.ranges if isinstance(result, Pulled) else [found.messages for found in result.ranges]
 
 
 def _check_refusal(error: FalconQError) -> None:

@@ -4,7 +4,8 @@ What lives here: the checks after a run: the log is applied from its first entry
 store, every answer and every delivery is compared with that.
 Rules: equal stores byte for byte (a snapshot equals a replay); an acknowledged message is there once, at its place; a
 refused operation is nowhere; offsets are dense; no command takes effect twice; a consumer gets every message once, in
-order within a level, the most urgent level first; a change of a topic that names a version is the only one that does.
+order within a level, the most urgent level first, or as leases and the topic's policy say; a change of a topic that
+names a version is the only one that does.
 Must not know: how the log came to be.
 """
 
@@ -12,12 +13,15 @@ from __future__ import annotations
 
 from itertools import chain
 
+from falconq_cluster.machine import burying
 from falconq_cluster.machine.commands import (
     Append,
     Appended,
     CommandError,
     DeleteTopic,
     Duplicate,
+    Leased,
+    LeaseSettled,
     Pulled,
     SetTopic,
     TopicSet,
@@ -29,13 +33,16 @@ from falconq_cluster.machine.machine import Machine
 from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.views import DeliveredMessage, Views
 from falconq_cluster.storage.memory import MemoryStore
-from tests.sim.clients import DONE, REFUSED, TOPICS, Asked, Ledger
+from tests.sim.clients import DONE, REFUSED, TOPICS, Asked, Ledger, ranges_of
 from tests.sim.disk import TOKEN
 from tests.sim.invariants import Committed
 from tests.sim.once_model import OnceModel
+from tests.sim.queue_model import QueueModel
+from tests.sim.workers import QUEUES
 from tests.sim.world import Violation
 
 MESSAGES_MAX = 1_000_000
+ALL_TOPICS = (*TOPICS, *QUEUES)
 Place = tuple[str, DeliveredMessage]
 """(topic, message)."""
 
@@ -48,9 +55,12 @@ class Reference:
         self.machine = Machine.load(self.store, limits)
         self._topic_sets: dict[int, list[TopicSet]] = {}
         """Log index -> the settings that its operations left."""
-        self._pulls: dict[int, list[tuple[Pulled, list[DeliveredMessage]]]] = {}
+        self._pulls: dict[int, list[tuple[Pulled | Leased, list[DeliveredMessage]]]] = {}
         """Log index -> what its pulls delivered."""
+        self._settled: dict[int, list[LeaseSettled]] = {}
+        """Log index -> what became of settlements."""
         self._once = OnceModel()
+        self._queues = QueueModel(QUEUES)
         self._sequences: set[tuple[str, int, int]] = set()
         for number, (entry, term) in enumerate(zip(committed.entries, committed.terms, strict=True)):
             self._apply(number + 1, term, entry)
@@ -65,27 +75,38 @@ class Reference:
             if key in self._sequences:
                 raise Violation(f"command {key} took effect twice, at last at entry {index}")
             self._sequences.add(key)
-        if applied.results:
-            self._once.applied(applied, decode_command(decode_entry(entry)[1]).operations)
         views = Views(self.machine, self.store)
+        if applied.results:
+            operations = decode_command(decode_entry(entry)[1]).operations
+            self._once.applied(applied, operations)
+            self._queues.applied(applied, operations, views)
         for result in applied.results:
             if isinstance(result, TopicSet):
                 self._topic_sets.setdefault(index, []).append(result)
-            if isinstance(result, Pulled):
-                self._pulls.setdefault(index, []).append((result, views.read_ranges(result.topic, result.ranges)))
+            if isinstance(result, Pulled | Leased):
+                messages = views.read_ranges(result.topic, ranges_of(result))
+                self._pulls.setdefault(index, []).append((result, messages))
+            if isinstance(result, LeaseSettled):
+                self._settled.setdefault(index, []).append(result)
 
     def _read_messages(self) -> dict[bytes, list[Place]]:
         """token -> where it is stored: once, or as often as its window was over; offsets are dense."""
         found: dict[bytes, list[Place]] = {}
         views = Views(self.machine, self.store)
-        for topic in TOPICS:
-            messages = views.peek(topic, partition=None, offset=0, count=MESSAGES_MAX, bytes_max=1 << 40)
+        names = [(topic, status.partition) for topic in ALL_TOPICS for status in views.partition_status(topic)]
+        for topic, partition in names:
+            messages = views.peek(topic, partition=partition, offset=0, count=MESSAGES_MAX, bytes_max=1 << 40)
             for offset, message in enumerate(messages):
                 if message.offset != offset:
                     raise Violation(f"{topic} has offset {message.offset} where {offset} is due")
                 token = _token(message)
                 places = found.setdefault(token, [])
-                if places and not self._once.may_be_again(token, places[-1][1].timestamp_ms, message.timestamp_ms):
+                is_redriven = burying.CONSUMER.encode() in (message.headers or b"")
+                if (
+                    places
+                    and not is_redriven
+                    and not self._once.may_be_again(token, places[-1][1].timestamp_ms, message.timestamp_ms)
+                ):
                     raise Violation(f"{token.decode()} is stored twice: {places[-1]} and {topic} {message}")
                 places.append((topic, message))
         return found
@@ -112,7 +133,9 @@ class Reference:
                 continue
             if isinstance(asked.result, TopicSet) and asked.result not in self._topic_sets.get(asked.index, []):
                 raise Violation(f"{asked.node} answered a change with {asked.result}, entry {asked.index} says no such")
-            if isinstance(asked.result, Appended) and asked.result.topic in TOPICS:
+            if isinstance(asked.result, LeaseSettled) and asked.result not in self._settled.get(asked.index, []):
+                raise Violation(f"{asked.node} answered a settlement with {asked.result}, entry {asked.index} no such")
+            if isinstance(asked.result, Appended) and asked.result.topic in ALL_TOPICS:
                 self._check_appended(asked.token, asked.result, asked.index)
             elif isinstance(asked.result, Duplicate):
                 first = asked.result.first
@@ -120,7 +143,7 @@ class Reference:
                     self._check_appended(asked.token, first, asked.result.first_index)
                 elif first is None and asked.token not in self.messages:
                     raise Violation(f"{asked.token.decode()} is called a repeat by {asked.node}, and is not stored")
-            elif isinstance(asked.result, Pulled):
+            elif isinstance(asked.result, Pulled | Leased):
                 known = self._pulls.get(asked.index, [])
                 if not any(result == asked.result and messages == asked.messages for result, messages in known):
                     raise Violation(
@@ -135,7 +158,8 @@ class Reference:
             raise Violation(f"{token.decode()} was acknowledged at entry {index} and is missing")
         offsets = range(result.base_offset, result.base_offset + result.count)
         if not any(
-            (topic, message.level, message.id.partition(".")[0]) == (result.topic, result.level, str(index))
+            (topic, message.partition, message.level, message.id.partition(".")[0])
+            == (result.topic, result.partition, result.level, str(index))
             and message.offset in offsets
             for topic, message in self.messages[token]
         ):
@@ -172,13 +196,15 @@ class Reference:
         given: dict[tuple[str, str], list[DeliveredMessage]] = {}
         for index in sorted(self._pulls):
             for result, messages in self._pulls[index]:
-                if result.is_replay:
+                if result.topic not in TOPICS or not isinstance(result, Pulled) or result.is_replay:
+                    # The model of queues has judged the others.
                     continue
                 levels = [message.level for message in messages]
                 if levels != sorted(levels, reverse=True):
                     raise Violation(f"entry {index} delivers levels {levels} to {result.consumer}")
                 given.setdefault((result.topic, result.consumer), []).extend(messages)
         views = Views(self.machine, self.store)
+        self._queues.check_end(views, self.machine.state)
         for (topic, consumer), messages in given.items():
             for level in (0, 1):
                 offsets = [message.offset for message in messages if message.level == level]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
+from falconq_cluster.machine.commands import Leased
 from tests.sim.clients import DONE, REFUSED, UNKNOWN, Asked, Clients
 from tests.sim.cluster import RESTART_US_MAX, Host, SimCluster
 from tests.sim.faults import Nemesis
@@ -22,6 +23,7 @@ from tests.sim.reads import SHOWN, Read, Reads
 from tests.sim.reference import Reference
 from tests.sim.store import SimStore
 from tests.sim.swarm import Profile, draw_profile
+from tests.sim.workers import Workers
 from tests.sim.world import US_PER_MS, US_PER_S, Process, Violation, World
 
 LEADER_WITHIN_US = 5 * US_PER_S
@@ -30,6 +32,8 @@ QUIET_US = 500 * US_PER_MS
 NOT_CONVERGED = "not converged"
 READERS_IN = (0, 3)
 """Seeds with one of these rests by 7 have readers; none that was kept before there were readers has."""
+WORKERS_IN = (1, 7, 9, 12)
+"""As `READERS_IN`, by 13: seeds with workers."""
 ISOLATED_MS = 4000
 """Mean pause between two isolations of the leader, in the first of these."""
 
@@ -47,6 +51,7 @@ class Report:
     frame_count: int = 0
     acknowledged: int = 0
     reads: int = 0
+    leases: int = 0
     refused: int = 0
     unknown: int = 0
     committed: int = 0
@@ -80,6 +85,7 @@ class Run:
         self.world.after_event = self._after_event
         self.clients = Clients(self.cluster, self._acknowledged, has_admin=seed % 2 == 0)
         self.reads = Reads(self.cluster, Random(f"{seed}/{node_count}/reads"))
+        self.workers = Workers(self.cluster, self.clients, Random(f"{seed}/{node_count}/workers"))
         self.nemesis = Nemesis(self.cluster, self.leader, _is_ready)
         self.report = Report(seed, node_count)
         self.snapshot_count = 0
@@ -102,6 +108,8 @@ class Run:
         self.cluster.start_all()
         self.clients.start()
         self.reads.start(self.profile.readers)
+        if self.profile.has_workers:
+            self.workers.start()
         self.nemesis.start()
         self.world.run(self.profile.chaos_ms * US_PER_MS)
         self.finish()
@@ -114,6 +122,7 @@ class Run:
         self._expect("all serve", self._all_serve, CONVERGED_WITHIN_US)
         self.clients.stop()
         self.reads.stop()
+        self.workers.stop()
         for host in self.cluster.hosts.values():
             # A flipped bit that is found only now costs a wipe and the time until somebody starts the node again.
             within_us = LEADER_WITHIN_US + (RESTART_US_MAX if host.name in damaged else 0)
@@ -231,6 +240,7 @@ class Run:
         report.frame_count = self.cluster.network.frame_count
         report.acknowledged = ledger.count(DONE)
         report.reads = self.reads.count(SHOWN)
+        report.leases = sum(len(asked.messages) for asked in ledger.asked if isinstance(asked.result, Leased))
         report.refused, report.unknown = ledger.count(REFUSED), ledger.count(UNKNOWN)
         report.committed = self.invariants.committed.last_index
         report.elections = self.invariants.election_count
@@ -250,7 +260,7 @@ def _with_clients(profile: Profile, seed: int) -> Profile:
         # Only a leader that was replaced and does not know it could mislead a reader.
         faults = {**profile.faults, "leader_isolated": ISOLATED_MS} if seed % 7 == READERS_IN[0] else profile.faults
         profile = replace(profile, readers=2 + seed // 7 % 3, faults=faults)
-    return profile
+    return replace(profile, has_workers=seed % 13 in WORKERS_IN)
 
 
 def run_seed(seed: int, node_count: int) -> Report:

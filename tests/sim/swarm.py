@@ -71,6 +71,8 @@ class Profile:
     """Publishers that repeat until they know, by key and by sequence in turn."""
     readers: int = 0
     """Clients that make linearizable reads."""
+    has_workers: bool = False
+    """Whether there are topics with policies, and workers that lease what is in them."""
 
     def make_link(self, random: Random) -> Link:
         """A link of this profile; no two are alike."""
