@@ -290,7 +290,12 @@ ABLATIONS: dict[str, Ablation] = {
         "a_deposed_leader_serves_no_reads",
     ),
     "S20": Ablation("a wiped disk votes and acknowledges at once (P4)", _counts_any_disk, 100),
-    "S22": Ablation("a late snapshot is installed all the same (P8)", _installs_late, 400),
+    "S22": Ablation(
+        "a late snapshot is installed all the same (P8)",
+        _installs_late,
+        0,
+        "a_snapshot_of_a_leader_that_was_replaced",
+    ),
     "P1": Ablation("the journal is cut and the store was not flushed", _cuts_before_the_flush, 5),
     "P4": Ablation(
         "acknowledgements of a disk that is not on record count",
@@ -301,7 +306,12 @@ ABLATIONS: dict[str, Ablation] = {
     "P5": Ablation(
         "a majority of empty disks forms a cluster", _forms_with_a_majority, 0, "two_empty_disks_and_one_with_data"
     ),
-    "P6": Ablation("a leader ignores a member that is at a higher term", _ignores_higher_terms, 400),
+    "P6": Ablation(
+        "a leader ignores a member that is at a higher term",
+        _ignores_higher_terms,
+        0,
+        "a_candidate_whose_term_nobody_else_saw",
+    ),
     "P7": Ablation("a disk that stalled once is suspect for ever", _suspects_for_ever, 0, "all_disks_hang_once"),
     "once": Ablation("a repeat of an append is not known as one", machine_holes.knows_no_repeats, 20),
     "lease-nonce": Ablation(

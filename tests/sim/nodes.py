@@ -65,6 +65,10 @@ class RunningNode:
         return self._library.leads
 
     @property
+    def is_candidate(self) -> bool:
+        return self._library.is_candidate
+
+    @property
     def commit_index(self) -> int:
         return self._library.commit_index
 

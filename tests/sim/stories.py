@@ -122,6 +122,13 @@ class Stage:
     def _pause(self, name: str, seconds: str) -> None:
         self.cluster.pause(self._host(name), int(float(seconds) * US_PER_S))
 
+    def _hand_over(self, name: str) -> None:
+        """The leader lets a follower with the whole log lead, and lives on."""
+        host = self._host(name)
+        node = host.node
+        assert isinstance(node, RunningNode)
+        self.cluster.run_as(host, lambda: node.node.raft.transfer_leadership(lambda _moved: None))
+
     def _hang(self, name: str, seconds: str) -> None:
         self._host(name).speed.hung_until_us = self.world.now_us + int(float(seconds) * US_PER_S)
 
@@ -188,6 +195,17 @@ class Stage:
         """Stops in the moment in which somebody leads, before what that node then sends can arrive anywhere."""
         if not self._pass(float(seconds), lambda: self.run.leader() is not None):
             raise Violation(self.run.states())
+
+    def _expect_candidate(self, seconds: str, new_name: str) -> None:
+        """Stops in the moment in which somebody asks for votes, and gives that node a name."""
+
+        def candidates() -> list[str]:
+            nodes = {host.name: host.node for host in self.cluster.live_hosts()}
+            return [name for name, node in nodes.items() if isinstance(node, RunningNode) and node.is_candidate]
+
+        if not self._pass(float(seconds), lambda: bool(candidates())):
+            raise Violation(self.run.states())
+        self._names[new_name] = candidates()[0]
 
     def _expect_nobody_leads(self, seconds: str) -> None:
         if self._pass(float(seconds), lambda: self.run.leader() is not None):
