@@ -168,6 +168,7 @@ class _Process:
                 resend_ms=settings.resend_ms,
                 open_retry_ms=settings.open_retry_ms,
                 trim_interval_ms=settings.trim_interval_ms,
+                stream_heartbeat_ms=settings.stream_heartbeat_ms,
                 no_leader_wait_ms=settings.no_leader_wait_ms,
                 auto_create=settings.auto_create,
             ),

@@ -202,6 +202,9 @@ class Settings(BaseSettings):
     trim_interval_ms: int = Field(
         20, ge=1, description="Least time between two commands that erase 500 keys of trimmed or deleted topics."
     )
+    stream_heartbeat_ms: int = Field(
+        10_000, ge=100, le=60_000, description="An event stream says something at least so often."
+    )
     no_leader_wait_ms: int = Field(
         5000, ge=0, description="How long a write or a linearizable read waits for a leader before 503."
     )

@@ -38,6 +38,7 @@ from falconq_cluster.machine.commands import (
     SettleKind,
 )
 from falconq_cluster.machine.leasing import NONCE_BYTES
+from falconq_cluster.machine.subscriptions import StreamKind
 from falconq_cluster.machine.views import Views
 
 _LEASE_ID = re.compile(rf"(0|[1-9][0-9]{{0,9}})\.(0|[1-9][0-9]{{0,18}})\.([0-9a-f]{{{2 * NONCE_BYTES}}})", re.ASCII)
@@ -46,7 +47,7 @@ _LEASE_ID = re.compile(rf"(0|[1-9][0-9]{{0,9}})\.(0|[1-9][0-9]{{0,18}})\.([0-9a-
 class LeasePoll(Poll[Deliveries]):
     """One pull that leases, or settles what it gives at once."""
 
-    __slots__ = ("_bytes_max", "_level_min", "_nonce", "request")
+    __slots__ = ("_bytes_max", "_level_min", "_nonce", "_stream", "request")
 
     def __init__(
         self, owner: PollOwner, broker: Broker, request: PullRequest, done: Callable[[Deliveries | FalconQError], None]
@@ -55,12 +56,15 @@ class LeasePoll(Poll[Deliveries]):
         self._level_min = 0
         most = broker.limits.pull_bytes_max
         self._bytes_max = most if request.bytes_max is None else min(request.bytes_max, most)
-        self._nonce = broker.random_bytes(NONCE_BYTES)
+        self._nonce = broker.random_bytes(NONCE_BYTES) if request.stream is None else request.stream.nonce
+        self._stream = StreamKind.NONE
+        if request.stream is not None:
+            self._stream = StreamKind.SHARED if request.stream.is_shared else StreamKind.ALONE
         super().__init__(
             owner,
             done,
             consumer=(request.topic, request.consumer),
-            place=("lease", request.level_min, request.auto_commit),
+            place=("lease", request.level_min, request.auto_commit, request.stream),
             count=request.count,
             until_ms=min(broker.clock.monotonic_ms() + request.wait_ms, request.deadline_ms),
             deadline_ms=request.deadline_ms,
@@ -68,6 +72,14 @@ class LeasePoll(Poll[Deliveries]):
 
     def judge(self, views: Views) -> None:
         self._level_min = level_of(self.request.level_min, known_topic(views, self.request.topic).config.levels)
+        if self._stream is StreamKind.ALONE and views.consumers.stream_of(*self.consumer) != self._nonce:
+            raise self._replaced()
+
+    def is_replaced_by(self, nonce: bytes) -> FalconQError | None:
+        return self._replaced() if self._stream is StreamKind.ALONE and nonce != self._nonce else None
+
+    def _replaced(self) -> FalconQError:
+        return FalconQError("lease_lost", f"another event stream took consumer {self.request.consumer!r}")
 
     def available_count(self, views: Views, log_time_ms: int) -> int:
         return views.leasable_count(*self.consumer, self._level_min, log_time_ms)
@@ -88,6 +100,7 @@ class LeasePoll(Poll[Deliveries]):
             nonce=self._nonce,
             in_flight_max=0,
             auto_commit=request.auto_commit,
+            stream=self._stream,
         )
 
     def ranges(self, result: Result) -> list[Range]:

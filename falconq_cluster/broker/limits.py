@@ -52,6 +52,8 @@ class BrokerLimits:
     """Outstanding commands without progress for so long are sent again; then after twice as long, up to 8 times."""
     open_retry_ms: int = 500
     """An origin's opening that is not applied after so long is proposed again."""
+    stream_heartbeat_ms: int = 10_000
+    """An event stream says something at least so often, so that its client and all between know that it lives."""
     trim_interval_ms: int = 20
     """The least time between two commands that trim deleted topics: clients come first."""
     reap_interval_ms: int = 1_000

@@ -84,6 +84,10 @@ class Poll(Pending[T | FalconQError], Generic[T]):
     def takes_from(self, other: Poll[Any]) -> bool:
         """Whether both may be given the same message; `other` is of the same consumer."""
 
+    def is_replaced_by(self, _nonce: bytes) -> FalconQError | None:
+        """Why the poll is over now that an event stream with this nonce has the consumer alone; None if it is not."""
+        return None
+
     @abstractmethod
     def operation(self) -> ClientOperation:
         """What is proposed."""

@@ -24,7 +24,7 @@ from falconq_cluster.broker.requests import Batch, ConsumeRequest, Deliveries, P
 from falconq_cluster.broker.waiters import Outcome
 from falconq_cluster.errors import CorruptionError, FalconQError
 from falconq_cluster.machine.commands import Refused, Result
-from falconq_cluster.machine.events import Event, HoldingsChanged, LevelGrew, TopicDeleted
+from falconq_cluster.machine.events import Event, HoldingsChanged, LevelGrew, StreamReplaced, TopicDeleted
 from falconq_cluster.machine.records import RecordError
 
 AnyPoll = Poll[Any]
@@ -216,6 +216,8 @@ class Pulls:
                 self._topic_deleted(event.topic)
             elif isinstance(event, LevelGrew):
                 grown[event.topic] = None
+            elif isinstance(event, StreamReplaced):
+                self._stream_replaced((event.topic, event.consumer), event.nonce)
             elif isinstance(event, HoldingsChanged):
                 changed[event.topic, event.consumer] = None
         for topic in grown:
@@ -230,6 +232,14 @@ class Pulls:
             for poll in [poll for queue in self._waiting[consumer].values() for poll in queue]:
                 self._leave(poll)
                 poll.finish(FalconQError("topic_not_found", f"topic {topic!r} was deleted meanwhile"))
+
+    def _stream_replaced(self, consumer: ConsumerName, nonce: bytes) -> None:
+        """Answer who waits for an event stream that is over."""
+        for poll in [poll for queue in self._waiting.get(consumer, {}).values() for poll in queue]:
+            error = poll.is_replaced_by(nonce)
+            if error is not None:
+                self._leave(poll)
+                poll.finish(error)
 
     def _wake(self, consumer: ConsumerName) -> None:
         """Let as many polls pull as there are batches for, beside those that pull already."""

@@ -83,13 +83,19 @@ def leased_deliveries(
 ) -> Deliveries:
     """The answer to a pull: what was leased, or nothing. Raises: FalconQError when the topic is gone."""
     levels = known_topic(views, request.topic).config.levels
+    if leased is None:
+        return Deliveries(topic=request.topic, consumer=request.consumer, deliveries=[], index=index)
     deliveries: list[Delivery] = []
-    for found in [] if leased is None else leased.ranges:
+    number = leased.first_number
+    for found in leased.ranges:
         messages = views.read_ranges(request.topic, [found.messages])
         for message in shown_messages(messages, levels, delivery_count=found.delivery_count):
-            name = lease_id(message.partition, message.offset, leased.nonce) if leased and leased.expires_ms else None
-            deliveries.append(Delivery(message, name, leased.expires_ms if leased else 0))
-    return Deliveries(topic=request.topic, consumer=request.consumer, deliveries=deliveries, index=index)
+            name = lease_id(message.partition, message.offset, leased.nonce) if leased.expires_ms else None
+            deliveries.append(Delivery(message, name, leased.expires_ms, number))
+            number += 1 if number else 0
+    return Deliveries(
+        topic=request.topic, consumer=request.consumer, deliveries=deliveries, index=index, nonce=leased.nonce
+    )
 
 
 def _peek(

@@ -108,6 +108,50 @@ class ConsumeRequest:
     deadline_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class StreamTag:
+    """Names an event stream."""
+
+    nonce: bytes
+    is_shared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SeenDelivery:
+    """The last delivery of an event stream that its client has seen."""
+
+    number: int
+    nonce: bytes
+    """Of the stream, if it shared its consumer; else empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamRequest:
+    """An event stream of a consumer, or its continuation."""
+
+    topic: str
+    consumer: str
+    seen: SeenDelivery | None = None
+    """What was given up to it is acknowledged; None acknowledges nothing."""
+    is_shared: bool = False
+    """Beside other streams of the consumer; else in their place."""
+    lease_ms: int
+    """How long after the stream broke its messages are given to others."""
+    level_min: str | int | None = None
+    """As in `PullRequest`."""
+    deadline_ms: int
+    """Of the opening."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """The stream is over."""
+
+    reason: str
+    """`draining`: the node stops, go on at another one; `replaced`: another stream took the consumer, or there is no
+    such consumer any more; `deleted`: the topic was."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullRequest:
     """The next messages for a consumer, each under a lease of its own."""
@@ -125,6 +169,8 @@ class PullRequest:
     """Only messages of this level, by name or position, or a more urgent one."""
     auto_commit: bool = False
     """Settle the messages as they are given: no leases."""
+    stream: StreamTag | None = None
+    """The event stream that they are for."""
     deadline_ms: int
 
 
@@ -240,6 +286,8 @@ class Delivery:
     """What settles it; None when it is settled already."""
     expires_ms: int
     """Log time at which the lease ends."""
+    number: int = 0
+    """Of a delivery to an event stream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +299,8 @@ class Deliveries:
     deliveries: list[Delivery]
     index: int
     """Log index that the answer shows."""
+    nonce: bytes = b""
+    """Of the pull, or of the event stream that it was for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ Must not know: HTTP.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from falconq_cluster.broker.broker import Broker
@@ -43,10 +43,13 @@ from falconq_cluster.broker.requests import (
     ReplayRequest,
     Settled,
     SettleRequest,
+    StreamEnd,
+    StreamRequest,
     TopicInfo,
     TopicPurge,
     TopicRequest,
 )
+from falconq_cluster.broker.streams import Stream
 from falconq_cluster.broker.waiters import Outcome, accepted
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import (
@@ -85,6 +88,7 @@ class BrokerService:
         self._broker = broker
         self._loop = loop
         self._pulls = Pulls(broker)
+        self._is_ending = False
         self._composer = Composer(broker.limits)
 
     @property
@@ -94,20 +98,21 @@ class BrokerService:
 
     def end_waits(self) -> None:
         """Answer every waiting consume now, empty: the node stops and its clients shall go elsewhere."""
+        self._is_ending = True
         self._pulls.end_waits()
 
     async def publish(self, request: PublishRequest) -> Published:
         """Append one message; it is on the disks of a majority when this returns."""
         composer = self._composer
         operation, config = await self._composed(request.topic, lambda config: composer.append_of(request, config))
-        return published(await self._outcome(operation, request.deadline_ms), config.levels)
+        return published(await self.outcome(operation, request.deadline_ms), config.levels)
 
     async def publish_atomic(self, request: AtomicRequest) -> Sequence[Published]:
         """Append all messages or none; the place of each, in their order."""
         (operation, numbers), config = await self._composed(
             request.topic, lambda config: self._composer.append_of_all(request, config)
         )
-        return published_all(await self._outcome(operation, request.deadline_ms), config.levels, numbers)
+        return published_all(await self.outcome(operation, request.deadline_ms), config.levels, numbers)
 
     async def _composed(self, topic: str, compose: Callable[[TopicConfig], T]) -> tuple[T, TopicConfig]:
         """What is made with the topic's settings, and these. Raises: FalconQError."""
@@ -122,9 +127,13 @@ class BrokerService:
             config = self._config_to_publish(topic)
             return compose(config), config
 
-    async def _outcome(self, operation: ClientOperation, deadline_ms: int) -> Outcome:
+    async def outcome(self, operation: ClientOperation, deadline_ms: int) -> Outcome:
         """Propose the operation and wait for what becomes of it. Raises: FalconQError (it was not taken)."""
         return await self._answer_to(lambda done: self._broker.submit(operation, deadline_ms=deadline_ms, done=done))
+
+    async def rest(self, ms: int) -> None:
+        """Let so much time pass."""
+        await asyncio.sleep(ms / 1000)
 
     async def _answer_to(self, begin: Callable[[Callable[[T], None]], Cancellable | None]) -> T:
         """What `begin` is answered with by its callback; who stops waiting for it cancels what it began."""
@@ -161,6 +170,15 @@ class BrokerService:
         answer: Deliveries | FalconQError = await self._answer_to(lambda done: self._pulls.lease(request, done))
         return _given(answer)
 
+    async def open_stream(self, request: StreamRequest) -> AsyncGenerator[Deliveries | StreamEnd, None]:
+        """Begin an event stream, or go on with one; its parts come as long as they are read."""
+        if self._broker.views().topic(request.topic) is None:
+            await self._fresh()
+            known_topic(self._broker.views(), request.topic)
+        stream = Stream(self._broker, self, request, is_ending=lambda: self._is_ending)
+        await stream.open()
+        return stream.parts()
+
     async def settle(self, request: SettleRequest) -> Settled:
         """End or extend leases, each by itself."""
         view = self._broker.views().topic(request.topic)
@@ -170,7 +188,7 @@ class BrokerService:
         settlement = Settlement(request, view.config.levels)
         if not settlement.items:
             return settlement.settled(None, self._broker.raft.applied_index)
-        outcome = await self._outcome(settlement.operation(), request.deadline_ms)
+        outcome = await self.outcome(settlement.operation(), request.deadline_ms)
         result = accepted(outcome, LeaseSettled)
         self._broker.metrics.count_settled(settlement.items, {place for place, _, _ in result.failed})
         return settlement.settled(result, outcome.index)
@@ -206,18 +224,18 @@ class BrokerService:
             is_change=request.is_change,
             given=request.given,
         )
-        outcome = await self._outcome(operation, request.deadline_ms)
+        outcome = await self.outcome(operation, request.deadline_ms)
         return topic_set(accepted(outcome, TopicSet), outcome.index)
 
     async def delete_topic(self, topic: str, *, if_version: int, deadline_ms: int) -> int:
         """Delete the topic with all that it holds; the log index from which on it is gone."""
-        outcome = await self._outcome(DeleteTopic(NO_DEADLINE, topic, if_version), deadline_ms)
+        outcome = await self.outcome(DeleteTopic(NO_DEADLINE, topic, if_version), deadline_ms)
         accepted(outcome, Done)
         return outcome.index
 
     async def purge_topic(self, topic: str, *, deadline_ms: int) -> TopicPurge:
         """Drop all that the topic holds, for every consumer."""
-        outcome = await self._outcome(Purge(NO_DEADLINE, topic), deadline_ms)
+        outcome = await self.outcome(Purge(NO_DEADLINE, topic), deadline_ms)
         return TopicPurge(accepted(outcome, Purged).count, outcome.index)
 
     async def topic(self, topic: str) -> TopicInfo:
@@ -246,7 +264,7 @@ class BrokerService:
 
     async def delete_consumer(self, topic: str, consumer: str, *, deadline_ms: int) -> int:
         """Delete the consumer with its place; the log index from which on it is gone."""
-        outcome = await self._outcome(DeleteConsumer(NO_DEADLINE, topic, consumer), deadline_ms)
+        outcome = await self.outcome(DeleteConsumer(NO_DEADLINE, topic, consumer), deadline_ms)
         accepted(outcome, Done)
         return outcome.index
 
@@ -296,7 +314,7 @@ class BrokerService:
 
     async def redrive(self, topic: str, *, count_max: int, deadline_ms: int) -> RedriveInfo:
         """Let dead letters of the topic go back: so many at most, all with 0."""
-        outcome = await self._outcome(Redrive(NO_DEADLINE, topic, count_max), deadline_ms)
+        outcome = await self.outcome(Redrive(NO_DEADLINE, topic, count_max), deadline_ms)
         result = accepted(outcome, Redriven)
         return RedriveInfo(
             topic=topic, dead_letter_topic=result.dead_letter_topic, count=result.count, index=outcome.index

@@ -15,6 +15,7 @@ import msgspec
 from falconq_cluster.broker.requests import (
     AS_RETRIED,
     Deliveries,
+    Delivery,
     LeaseWish,
     PullRequest,
     Settled,
@@ -282,17 +283,13 @@ def _wishes(body: AckBody) -> list[LeaseWish]:
 
 
 def _shown(taken: Deliveries) -> DeliveriesAnswer:
-    return DeliveriesAnswer(
-        [
-            DeliveryAnswer(
-                **msgspec.structs.asdict(message_answer(delivery.message)),
-                lease=None
-                if delivery.lease_id is None
-                else LeaseAnswer(delivery.lease_id, rfc3339(delivery.expires_ms)),
-            )
-            for delivery in taken.deliveries
-        ]
-    )
+    return DeliveriesAnswer([delivery_answer(delivery) for delivery in taken.deliveries])
+
+
+def delivery_answer(delivery: Delivery) -> DeliveryAnswer:
+    """A delivery as it is shown."""
+    lease = None if delivery.lease_id is None else LeaseAnswer(delivery.lease_id, rfc3339(delivery.expires_ms))
+    return DeliveryAnswer(**msgspec.structs.asdict(message_answer(delivery.message)), lease=lease)
 
 
 def _settled(settled: Settled) -> SettledAnswer:

@@ -9,7 +9,7 @@ Must not know: aiohttp, the broker.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Protocol
@@ -28,6 +28,8 @@ class Answer:
     content_type: str = JSON
     index: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    stream: AsyncGenerator[bytes, None] | None = None
+    """What comes instead of the body, part by part; the connection closes after it."""
 
 
 class Call(Protocol):

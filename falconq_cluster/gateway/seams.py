@@ -7,7 +7,7 @@ Must not know: HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from falconq_cluster.broker.consumer_requests import ConsumerInfo, ConsumerRequest, RedriveInfo, SeekRequest
@@ -25,6 +25,8 @@ from falconq_cluster.broker.requests import (
     ReplayRequest,
     Settled,
     SettleRequest,
+    StreamEnd,
+    StreamRequest,
     TopicInfo,
     TopicPurge,
     TopicRequest,
@@ -45,6 +47,12 @@ class Service(Protocol):
 
     async def pull(self, request: PullRequest) -> Deliveries:
         """The next messages, leased when it returns. Raises: topic_not_found, unknown_priority, leases_full."""
+
+    async def open_stream(self, request: StreamRequest) -> AsyncGenerator[Deliveries | StreamEnd, None]:
+        """An event stream that has begun: deliveries as they come, none for a heartbeat, an end as the last.
+
+        Raises: topic_not_found, unknown_priority.
+        """
 
     async def settle(self, request: SettleRequest) -> Settled:
         """The leases are settled or extended, each by itself. Raises: topic_not_found."""

@@ -10,6 +10,8 @@ Must not know: what routes do, the log, the disk.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,6 +26,7 @@ from falconq_cluster.gateway.answers import PROBLEM_JSON, RETRY_AFTER_SECONDS, e
 from falconq_cluster.gateway.batches import BatchRoutes
 from falconq_cluster.gateway.consumers import ConsumerRoutes
 from falconq_cluster.gateway.describing import RETRY_STATUSES
+from falconq_cluster.gateway.events import EventRoutes
 from falconq_cluster.gateway.leases import LeaseRoutes
 from falconq_cluster.gateway.messages import MessageRoutes
 from falconq_cluster.gateway.operations import OperationRoutes
@@ -32,7 +35,7 @@ from falconq_cluster.gateway.routing import Answer, Route, Router
 from falconq_cluster.gateway.seams import NodeStatus, Service
 from falconq_cluster.gateway.seed import SeedRoutes
 from falconq_cluster.gateway.topics import TopicRoutes
-from falconq_cluster.gateway.wire import HttpCall, WireAnswer
+from falconq_cluster.gateway.wire import HttpCall, WireAnswer, WireStream
 from falconq_cluster.telemetry import Counter, Histogram, Metrics
 
 log = structlog.get_logger(__name__)
@@ -89,9 +92,10 @@ class Gateway:
         messages = MessageRoutes(service, json_depth_max=limits.json_depth_max)
         batches = BatchRoutes(service, json_depth_max=limits.json_depth_max, batch_bytes_max=limits.batch_bytes_max)
         reference = ReferenceRoutes(lambda: self.router.routes)
+        events = EventRoutes(service)
         leases = LeaseRoutes(service, long_poll_ms_max=limits.long_poll_ms_max, json_depth_max=limits.json_depth_max)
         consumers = ConsumerRoutes(service, json_depth_max=limits.json_depth_max)
-        groups = (seed, topics, messages, batches, consumers, leases, operations, reference)
+        groups = (seed, topics, messages, batches, consumers, leases, events, operations, reference)
         self.router = Router([route for group in groups for route in group.routes()])
         metrics.before_scrape(self._update_gauges)
 
@@ -154,9 +158,16 @@ class Gateway:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         started_ms = self._clock.monotonic_ms()
+        with self._in_progress(request.protocol):
+            route, answer = await self._answer(request, started_ms)
+        self._count(route, answer, started_ms)
+        if answer.stream is not None:
+            return WireStream(request, answer, self._head(answer), self._in_progress(request.protocol))
+        return WireAnswer(request, answer, self._head(answer), closes=self._is_draining)
+
+    async def _answer(self, request: web.BaseRequest, started_ms: int) -> tuple[Route | None, Answer]:
+        """The answer, and the route that gave it."""
         route: Route | None = None
-        self._busy.add(request.protocol)
-        self._is_idle.clear()
         try:
             route, variables = self.router.find(request.method, request.rel_url.raw_path)
             if self.inflight_count > self._limits.requests_max and not route.is_probe:
@@ -177,12 +188,18 @@ class Gateway:
         except Exception:
             log.exception("request_failed", method=request.method, route=route.pattern if route else NO_ROUTE)
             answer = _problem(FalconQError("internal", "the node met a defect of its own; its log has the details"))
+        return route, answer
+
+    @contextmanager
+    def _in_progress(self, connection: RequestHandler) -> Iterator[None]:
+        self._busy.add(connection)
+        self._is_idle.clear()
+        try:
+            yield
         finally:
-            self._busy.discard(request.protocol)
+            self._busy.discard(connection)
             if not self._busy:
                 self._is_idle.set()
-        self._count(route, answer, started_ms)
-        return WireAnswer(request, answer, self._head(answer), closes=self._is_draining)
 
     def _answer_unparsed(self, request: web.BaseRequest, status: int, reason: str) -> web.StreamResponse:
         """The answer to bytes that are not a request: the connection's framing is lost, so it closes."""

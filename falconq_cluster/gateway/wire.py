@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing
 from http import HTTPStatus
 
 from aiohttp import web
@@ -158,3 +159,26 @@ class WireAnswer(web.StreamResponse):
             f"{content}{self._wire_head}{connection}Date: {rfc822_formatted_time()}\r\n\r\n"
         ).encode("latin-1")
         await request.writer.write(head if request.method == "HEAD" else head + answer.body + data)
+
+
+class WireStream(WireAnswer):
+    """An answer that goes out part by part, until its connection closes."""
+
+    def __init__(self, request: web.BaseRequest, answer: Answer, head: str, held: AbstractContextManager[None]) -> None:
+        super().__init__(request, answer, head, closes=True)
+        self._held = held
+        """Entered while the answer goes out."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """The head, then each part as it comes. A client that goes ends the stream."""
+        answer, request = self._answer, self._wire_request
+        assert answer.stream is not None
+        head = (
+            f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\nContent-Type: {answer.content_type}\r\n"
+            f"{self._wire_head}Connection: close\r\nDate: {rfc822_formatted_time()}\r\n\r\n"
+        ).encode("latin-1")
+        with self._held:
+            async with aclosing(answer.stream) as parts:
+                await request.writer.write(head)
+                async for part in parts:
+                    await request.writer.write(part + data)

@@ -58,6 +58,12 @@ class ConsumerViews:
         consumer = None if found is None else found.consumers.get(name)
         return None if found is None or consumer is None else _view(self._reader, found, consumer)
 
+    def stream_of(self, topic: str, name: str) -> bytes | None:
+        """Nonce of the last event stream that had the consumer alone, empty before it; None for an unknown one."""
+        found = self._state.topics.get(topic)
+        consumer = None if found is None else found.consumers.get(name)
+        return None if consumer is None else consumer.stream
+
     def consumers_after(self, topic: str, after: str, limit: int) -> list[ConsumerView]:
         """Up to so many consumers behind this name, in the order of their names; at least one if there is one."""
         found = self._state.topics.get(topic)

@@ -9,7 +9,7 @@ Must not know: how the gateway works.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -36,6 +36,8 @@ from falconq_cluster.broker.requests import (
     ReplayRequest,
     Settled,
     SettleRequest,
+    StreamEnd,
+    StreamRequest,
     TopicInfo,
     TopicPurge,
     TopicRequest,
@@ -56,7 +58,16 @@ MESSAGE = Message("9.0", b'{"a": [1,  2.50, "\xc3\xa4"]}', "high", 1, 4, 0, TIME
 TOPIC = TopicInfo(
     topic="orders", config=TopicConfig(4, ("low", "high")), created_ms=TIME_MS, version=(12 << 20) + 1, index=12
 )
-Request = PublishRequest | ConsumeRequest | PullRequest | SettleRequest | PeekRequest | ReplayRequest | TopicRequest
+Request = (
+    PublishRequest
+    | ConsumeRequest
+    | PullRequest
+    | StreamRequest
+    | SettleRequest
+    | PeekRequest
+    | ReplayRequest
+    | TopicRequest
+)
 
 
 class RecordingService(RecordingConsumers):
@@ -76,6 +87,8 @@ class RecordingService(RecordingConsumers):
         self.messages: list[Message] = [MESSAGE]
         self.is_duplicate = False
         self.has_more = False
+        self.is_streaming_on = False
+        self.ended_streams = 0
         self.is_place_forgotten = False
 
     async def _receive(self, request: Request) -> None:
@@ -129,6 +142,22 @@ class RecordingService(RecordingConsumers):
             for message in self.messages
         ]
         return Deliveries(topic=request.topic, consumer=request.consumer, deliveries=deliveries, index=14)
+
+    async def open_stream(self, request: StreamRequest) -> AsyncGenerator[Deliveries | StreamEnd, None]:
+        await self._receive(request)
+        return self._parts(request)
+
+    async def _parts(self, request: StreamRequest) -> AsyncGenerator[Deliveries | StreamEnd, None]:
+        delivery = Delivery(self.messages[0], "0.4." + "ab" * 16, TIME_MS, 7)
+        empty = Deliveries(topic=request.topic, consumer=request.consumer, deliveries=[], index=0)
+        try:
+            yield replace(empty, deliveries=[delivery, replace(delivery, number=8)], nonce=b"n" * 16)
+            yield empty
+            if self.is_streaming_on:
+                await asyncio.Event().wait()
+            yield StreamEnd("draining")
+        finally:
+            self.ended_streams += 1
 
     async def settle(self, request: SettleRequest) -> Settled:
         await self._receive(request)
