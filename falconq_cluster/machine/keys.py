@@ -12,6 +12,7 @@ What lives here: the table of key prefixes, and the functions that build and rea
     14 topic number, consumer number, attempt number             what a pull's attempt was given
     20 topic number, partition, level, base, count, size, time   record batch; behind it, until when, if that is bounded
     30 topic number, consumer number, partition, offset          message in a consumer's hand
+    31 topic number, partition                                   addition of this and later partitions
     40 due time, topic number, log index, first number, count    when delayed messages enter their level: topic name
     41 topic number, log index, first number, count, due time    delayed messages
     60 topic number, 00 and key or 01 and producer               append that is to happen once, and what it did
@@ -39,12 +40,13 @@ CURSOR = b"\x13"
 ATTEMPT = b"\x14"
 BATCH = b"\x20"
 LEASE = b"\x30"
+ADDITION = b"\x31"
 DUE = b"\x40"
 DELAYED = b"\x41"
 ONCE = b"\x60"
 DELETION = b"\x68"
 
-OF_TOPICS = (PARTITION, CONSUMER, CURSOR, ATTEMPT, BATCH, LEASE, DELAYED)
+OF_TOPICS = (PARTITION, CONSUMER, CURSOR, ATTEMPT, BATCH, LEASE, ADDITION, DELAYED)
 """Every prefix that a topic's number follows, in key order: what a deleted topic leaves behind.
 
 Not ONCE and DUE: these go when their window has passed, or their time has come, whatever became of the topic.
@@ -135,8 +137,12 @@ def partition_key(topic: int, partition: int) -> bytes:
     return PARTITION + _TOPIC_PART.pack(topic, partition)
 
 
+def addition_key(topic: int, partition: int) -> bytes:
+    return ADDITION + _TOPIC_PART.pack(topic, partition)
+
+
 def read_partition_key(key: bytes) -> tuple[int, int]:
-    """(topic number, partition)."""
+    """(topic number, partition), also of an addition."""
     topic, partition = _TOPIC_PART.unpack_from(key, 1)
     return topic, partition
 

@@ -4,7 +4,9 @@ What lives here: a message's lane, and the gate at which it is given or set asid
 Rules (PROTOCOL.md P12, P16): with the order `key`, messages with one key share a lane; with `partition`, those of one
 partition. Messages without a key have no lane. A message whose lane is taken is set aside: the cursor passes it, so
 that it holds up no other lane, and it is in hand until it is given. An entry sets a bounded number aside, and a pull
-reads a bounded number of bytes to learn keys; what comes then is for the next one.
+reads a bounded number of bytes to learn keys; what comes then is for the next one. A key that moved when partitions
+were added has earlier messages elsewhere, so with the order `key` a level of an added partition is closed until the
+consumer has passed all that the level held in the others then.
 Must not know: leases, levels' schedulers.
 """
 
@@ -35,8 +37,32 @@ class Gate:
         self._turn, self._topic, self._consumer = turn, topic, consumer
         self._keys: dict[bytes, list[bytes | None]] = {}
         self._read_left = READ_BYTES_MAX
+        self._passed: dict[tuple[int, int], bool] = {}
+        """(first partition of an addition, level) -> whether what was there before is passed."""
         self.aside_count = 0
         """Messages that were set aside."""
+
+    def is_open(self, partition: int, level: int) -> bool:
+        """Whether the level of the partition may give fresh messages at all."""
+        if self._consumer.config.ordering is not Ordering.KEY:
+            return True
+        first = max((first for first in self._topic.additions if first <= partition), default=None)
+        if first is None:
+            return True
+        if (first, level) not in self._passed:
+            self._passed[first, level] = self._has_passed(self._topic.additions[first], level)
+        return self._passed[first, level]
+
+    def _has_passed(self, ends: tuple[int, ...], number: int) -> bool:
+        for partition, end in zip(self._topic.partitions, ends, strict=False):
+            level, cursor = partition.levels[number], self._consumer.cursors_of(partition)[number]
+            if cursor.next_offset >= end or cursor.delivered_count >= level.appended_count:
+                continue
+            # In the midst of a batch the next message is the next one of the batch.
+            is_within = cursor.next_offset > cursor.batch_offset
+            if is_within or level.first_batch(self._turn.reader, cursor.next_offset).base < end:
+                return False
+        return True
 
     def lane(self, partition: int, level: LevelState, batch: Batch, offset: int) -> bytes | None:
         """The lane of the message; None when no more can be read now."""

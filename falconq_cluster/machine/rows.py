@@ -102,6 +102,13 @@ class PartitionRow(Row, frozen=True):
     """Levels that the topic gained since the row was written are missing: they hold nothing."""
 
 
+class AdditionRow(Row, frozen=True):
+    """Partitions that were added: a key that moved to one of them may have messages before these offsets elsewhere."""
+
+    ends: tuple[int, ...]
+    """By partition that was there before, the offset of its next message then."""
+
+
 class ConsumerRow(Row, frozen=True):
     number: int
     created_ms: int

@@ -154,6 +154,7 @@ class _Choice:
             for partition in self.asked[first:] + self.asked[:first]
             if (cursor := self.consumer.cursors_of(partition)[number]).delivered_count
             < partition.levels[number].appended_count
+            and (self.gate is None or self.gate.is_open(partition.number, number))
         )
         returned_count = 0 if self.demand.fresh_max is None else self.consumer.holdings.ready_count(number)
         return _Level(number, self.room, queues, returned_count)

@@ -16,6 +16,7 @@ from falconq_cluster.machine.holdings import HeldCount, Holdings
 from falconq_cluster.machine.levels import Cursor, PartitionState
 from falconq_cluster.machine.once import OnceTable, read_once_table
 from falconq_cluster.machine.rows import (
+    AdditionRow,
     AttemptRow,
     ClusterRow,
     ConsumerRow,
@@ -183,6 +184,8 @@ class TopicState:
     consumers: dict[str, ConsumerState] = field(default_factory=dict)
     delayed_count: int = 0
     """Messages that wait for their time."""
+    additions: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """First of the partitions that were added together -> `rows.AdditionRow.ends`, in the order of the numbers."""
     is_dead_letters: bool = False
     redrive_left: int = 0
     redrive_to: str = ""
@@ -304,6 +307,9 @@ def read_state(reader: Reader) -> State:
         state.deletions[keys.read_deletion_key(key)] = Deletion(deletion.topic, deletion.next_key, deletion.consumer)
     deleted = {deletion.topic for deletion in state.deletions.values() if not deletion.consumer}
     _read_partitions(reader, topics, deleted)
+    for key, value in _scan_known(reader, keys.ADDITION, topics, deleted):
+        number, partition = keys.read_partition_key(key)
+        topics[number].additions[partition] = decode_row(value, AdditionRow).ends
     _read_consumers(reader, topics, state)
     for topic in state.topics.values():
         state.watch(topic)

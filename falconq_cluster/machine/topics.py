@@ -2,8 +2,9 @@
 
 What lives here: the SetTopic and DeleteTopic operations, and what is wrong with settings.
 Rules (PROTOCOL.md P12, P16): partitions never shrink; levels never reorder or vanish, new ones are more urgent than all
-others. A change writes the topic's row alone, however many consumers there are: what they have in new partitions and
-levels is 0 by its absence. A deleted topic is gone at once, by its name; a new one of the name has another number.
+others. A change writes the topic's row, and where partitions are added another one, however many consumers there are:
+what they have in new partitions and levels is 0 by its absence. A deleted topic is gone at once, by its name; a new one
+of the name has another number.
 Must not know: how the keys of a deleted topic go.
 """
 
@@ -24,7 +25,7 @@ from falconq_cluster.machine.commands import (
 )
 from falconq_cluster.machine.events import TopicChanged, TopicDeleted
 from falconq_cluster.machine.names import is_name
-from falconq_cluster.machine.rows import DeletionRow
+from falconq_cluster.machine.rows import AdditionRow, DeletionRow
 from falconq_cluster.machine.settings import (
     AGED,
     DELAY_MS_MAX,
@@ -78,11 +79,21 @@ def set_topic(turn: Turn, operation: SetTopic) -> TopicSet | Refused:
     if topic is None:
         return _answer(create_topic(turn, operation.topic, config), is_new=True)
     if config != topic.config:
+        if config.partitions > topic.config.partitions:
+            _note_addition(turn, topic)
         topic.configure(config, turn.next_number())
         turn.state.watch(topic)
         turn.put(keys.topic_key(topic.name), topic.row())
         turn.events.append(TopicChanged(topic.name))
     return _answer(topic, is_new=False)
+
+
+def _note_addition(turn: Turn, topic: TopicState) -> None:
+    """Remember where the partitions stood when others were added, for consumers with an order (PROTOCOL.md P16)."""
+    first, ends = len(topic.partitions), tuple(partition.next_offset for partition in topic.partitions)
+    if any(ends):
+        topic.additions[first] = ends
+        turn.put(keys.addition_key(topic.number, first), AdditionRow(ends))
 
 
 def delete_topic(turn: Turn, operation: DeleteTopic) -> Done | Refused:

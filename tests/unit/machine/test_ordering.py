@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from falconq_cluster.broker.partitioner import partition_of_key
+from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import (
     AnyOperation,
     Append,
+    Appended,
+    DeleteTopic,
     Leased,
     LeasePull,
     LeaseSettled,
@@ -21,6 +25,7 @@ from falconq_cluster.machine.commands import (
     Settle,
     SettleItem,
     SettleKind,
+    Trim,
 )
 from falconq_cluster.machine.lanes import Lanes
 from falconq_cluster.machine.records import pack_record
@@ -34,9 +39,9 @@ Place = tuple[int, int]
 NONCE = bytes(16)
 
 
-def put(*keys: str | None, partition: int = 0, level: int = 0) -> Append:
-    records = b"".join(pack_record(b"1", key) for key in keys)
-    return Append(0, "t", partition, level, len(keys), records, may_create=False)
+def put(*named: str | None, partition: int = 0, level: int = 0) -> Append:
+    records = b"".join(pack_record(b"1", key) for key in named)
+    return Append(0, "t", partition, level, len(named), records, may_create=False)
 
 
 def lease(count: int = 10, *, auto_commit: bool = False, level_min: int = 0) -> LeasePull:
@@ -183,6 +188,75 @@ def test_nothing_of_a_lane_goes_before_what_is_set_aside_of_it_but_what_is_more_
     assert not lanes.is_free(b"a", 1, (0, 1))
 
 
+def test_the_order_of_a_key_holds_over_an_addition_of_partitions() -> None:
+    node = node_with(limits=MachineLimits(aside_max=2))
+    node.result(put("b", "a", "a", "a"))
+    node.result(put("b", level=1))
+    node.add_topic("t", TopicConfig(3, ("low", "high")))
+    node.result(put("a", "d", partition=1))
+    node.result(put("e", partition=2, level=1))
+    # What the level held elsewhere goes first; another level need not wait.
+    assert places(node.result(lease(1))) == [(0, 4)]
+    node.result(settle(SettleKind.ACK, (0, 4)))
+    node.reload()
+    assert places(node.result(lease(3))) == [(2, 0), (0, 0), (0, 1)]
+    assert places(node.result(lease())) == []  # Two are set aside, and what is behind them waits.
+    got: list[Place] = []
+    while len(got) < 4:
+        node.reload()
+        found = places(node.result(lease(1)))
+        got += found
+        out = [found[0]] if found else [(0, 1)]
+        node.result(settle(SettleKind.ACK, (0, 1), *out))
+    assert got == [(1, 1), (0, 2), (0, 3), (1, 0)]
+    assert [key for key, _ in node.everything() if key[:1] == keys.ADDITION]
+    node.result(DeleteTopic(0, "t", 0))
+    while node.machine.state.deletions:
+        node.command(Trim())
+    assert not [key for key, _ in node.everything() if key[:1] in keys.OF_TOPICS]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("publish"), st.integers(0, 7), st.integers(0, 1)),
+            st.tuples(st.sampled_from(["add", "pull", "ack", "reload"]), st.integers(1, 6), st.just(0)),
+        ),
+        min_size=20,
+        max_size=80,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_each_key_is_settled_in_the_order_of_its_publishes_whenever_partitions_are_added(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    node, count = node_with(limits=MachineLimits(aside_max=2)), 1
+    published: dict[tuple[str, int], list[Place]] = {}
+    settled: dict[Place, int] = {}
+    out: list[Place] = []
+    for step, n, level in [*steps, *[("pull", 6, 0), ("ack", 1, 0)] * 100]:
+        match step:
+            case "publish":
+                partition = partition_of_key(f"k{n}", count)
+                result = node.result(put(f"k{n}", partition=partition, level=level))
+                assert isinstance(result, Appended)
+                published.setdefault((f"k{n}", level), []).append((partition, result.base_offset))
+            case "add" if count < 5:
+                count += 1
+                node.add_topic("t", TopicConfig(count, ("low", "high")))
+            case "pull":
+                out += places(node.result(lease(n)))
+            case "ack" if out:
+                place = out.pop(n % len(out))
+                node.result(settle(SettleKind.ACK, place))
+                settled[place] = len(settled)
+            case "reload":
+                node.reload()
+    assert len(settled) == sum(map(len, published.values()))
+    for line in published.values():
+        assert line == sorted(line, key=settled.__getitem__)
+
+
 @dataclass
 class Message:
     level: int
@@ -226,9 +300,9 @@ class OrderAndModel(RuleBasedStateMachine):
         # A key has one partition: what the broker sees to.
         return None if message.key is None else (message.key, message.partition)
 
-    @rule(keys=st.lists(KEYS, min_size=1, max_size=4), partition=st.integers(0, 1), level=st.integers(0, 1))
-    def publish(self, keys: list[str | None], partition: int, level: int) -> None:
-        named = [None if key is None else f"{key}{partition}" for key in keys]
+    @rule(wanted=st.lists(KEYS, min_size=1, max_size=4), partition=st.integers(0, 1), level=st.integers(0, 1))
+    def publish(self, wanted: list[str | None], partition: int, level: int) -> None:
+        named = [None if key is None else f"{key}{partition}" for key in wanted]
         self.send(put(*named, partition=partition, level=level))
         for key in named:
             self.messages.append(Message(level, partition, self.nexts[partition], key))

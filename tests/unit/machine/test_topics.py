@@ -167,7 +167,7 @@ def test_added_partitions_and_levels_are_delivered_from_their_start_whatever_a_c
     node.publish("b", level=1)
     assert node.consume() == ["b", "a"]
     applied = node.command(put(partitions=3, levels=("low", "high", "urgent"), is_change=True))
-    assert [key for key, _ in applied.changes] == [keys.topic_key("t"), keys.META]
+    assert [key for key, _ in applied.changes] == [keys.addition_key(1 << 20, 1), keys.topic_key("t"), keys.META]
     node.publish("c", level=0, partition=2)
     node.publish("d", level=2, partition=0)
     assert node.views.pending("t", "c") == [1, 0, 1]
