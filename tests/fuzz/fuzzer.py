@@ -32,6 +32,8 @@ from tests.fuzz.pools import CONSUMERS, MADE_TOPICS, Pools
 from tests.unit.gateway.described import Described
 
 REQUEST_SECONDS = 15.0
+STREAM_SECONDS = 0.5
+"""How long an answer without an end is read."""
 TROUBLE = (503, 504)
 SHOWN_CHARS_MAX = 500
 NODES_OWN = frozenset(("getCluster", "getLiveness", "getReadiness", "getQuorumCritical", "getMetrics"))
@@ -153,7 +155,7 @@ class Fuzzer:
             return
         self.findings.statuses[operation, response.status_code] += 1
         self._judge(case, operation, response)
-        if case.method != "GET" or operation in EFFECTS_BY_GET:
+        if case.method != "GET" or operation in EFFECTS_BY_GET or _is_stream(case):
             return
         if case.meta is None or case.meta.generation.mode != GenerationMode.POSITIVE:
             return
@@ -173,7 +175,8 @@ class Fuzzer:
         """The answer, or None of a node that is down."""
         try:
             if method is None:
-                return case.call(base_url=url, session=self._session, timeout=REQUEST_SECONDS, headers=headers)
+                seconds = STREAM_SECONDS if _is_stream(case) else REQUEST_SECONDS
+                return case.call(base_url=url, session=self._session, timeout=seconds, headers=headers)
             sent = case.as_transport_kwargs(base_url=url) | {"method": method}
             return self._session.request(**sent, timeout=REQUEST_SECONDS)
         except requests.RequestException as error:
@@ -221,6 +224,12 @@ def _accepted_wrongly(case: Request, response: Any) -> Iterator[Exception]:
         case.validate_response(response, checks=[negative_data_rejection])
     except FailureGroup as group:
         yield from group.exceptions
+
+
+def _is_stream(case: Request) -> bool:
+    """Whether the answer goes on until somebody leaves."""
+    answers = case.operation.definition.raw["responses"].values()
+    return any("text/event-stream" in answer.get("content", {}) for answer in answers)
 
 
 def _with_whole_numbers(case: Request) -> Request:
