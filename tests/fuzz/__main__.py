@@ -27,7 +27,7 @@ TEXT = """# Fuzzing the HTTP contract
 that do not, and sends them to three nodes in turn. Again and again the leader gets `kill -9` while they go on. Wrong
 would be:
 
-- a 5xx that is not 503 or 504 with `retryable`;
+- a 5xx that is not 503 or 504 with `retryable`, or a probe's 503;
 - an answer with a status, code, header or field that the document does not have;
 - a request that breaks the document and succeeds;
 - two nodes that answer a read differently while both show the same `FalconQ-Index` (ages aside, which go on);

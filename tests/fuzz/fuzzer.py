@@ -37,7 +37,7 @@ STREAM_SECONDS = 0.5
 TROUBLE = (503, 504)
 SHOWN_CHARS_MAX = 500
 NODES_OWN = frozenset(("getCluster", "getLiveness", "getReadiness", "getQuorumCritical", "getMetrics"))
-"""What a node says about itself."""
+"""What a node says about itself: another node says another thing, and a 503 is not about the request."""
 JUDGED_ONE_BY_ONE = frozenset(("createMessages",))
 """A part that breaks the schema is refused by itself, and the request is not."""
 EFFECTS_BY_GET = frozenset(("consume",))
@@ -197,7 +197,8 @@ class Fuzzer:
             body=response.content,
         )
         body = _json(response)
-        if status >= 500 and not (status in TROUBLE and (isinstance(body.get("retryable"), bool) or "ready" in body)):
+        is_trouble = status in TROUBLE and (isinstance(body.get("retryable"), bool) or operation in NODES_OWN)
+        if status >= 500 and not is_trouble:
             found.append(f"{where}: neither 503 nor 504 with `retryable`")
         if status < 400:
             self._pools.learn(body, response.headers)
