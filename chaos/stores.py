@@ -23,6 +23,8 @@ from chaos.pods import Pod
 
 TABLE = ".ldb"
 COPY = "copy-of-store"
+POINTER = "CURRENT"
+"""Names the store that is open."""
 META = b"\x01"
 """Key of the row that begins, behind a byte for its version, with the applied index."""
 
@@ -53,8 +55,10 @@ def digests(pods: Sequence[Pod]) -> dict[str, str] | None:
 def _copied(pod: Pod) -> Path:
     target = pod.disk / COPY
     target.mkdir()
-    # The store that is open is the newest one: an installed snapshot is a store of its own, under a higher number.
-    store = max((path.parent for path in (pod.data / "store").glob("*/CURRENT")), key=lambda path: int(path.name))
+    stores = pod.data / "store"
+    pointer = stores / POINTER
+    # Others are snapshots that are not whole, or came too late.
+    store = stores / (pointer.read_text() if pointer.exists() else "0")
     for path in store.iterdir():
         if path.suffix == TABLE:
             os.link(path, target / path.name)

@@ -300,6 +300,7 @@ class Clients:
 
     async def _store(self, node: str, topic: str) -> None:
         offset = 0
+        pages: list[list[list[int]]] = []
         while True:
             kind, answer, _ = await self.ask("GET", node, f"/topic/{topic}/peek?offset={offset}&batch={PAGE}")
             if kind != "ok":
@@ -307,11 +308,13 @@ class Clients:
                     return
                 await asyncio.sleep(TROUBLE_SECONDS)
                 continue
-            rows = [[m["offset"], m["message"], m["level"]] for m in answer["messages"]]
-            self.note("info", "stored", node=node, topic=topic, partition=0, rows=rows)
-            if not rows:
-                return
+            pages.append([[m["offset"], m["message"], m["level"]] for m in answer["messages"]])
+            if not pages[-1]:
+                break
             offset = answer["nextOffset"]
+        # Only what is whole is written down: the rest of a node that was not waited for is not lost.
+        for rows in pages:
+            self.note("info", "stored", node=node, topic=topic, partition=0, rows=rows)
 
     async def view(self, node: str) -> dict[str, Any] | None:
         with contextlib.suppress(KeyError):
