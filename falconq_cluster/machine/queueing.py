@@ -172,12 +172,13 @@ class Queue:
             self._pass(batch, offset, count)
         return given
 
-    def give_in_order(self, taken: Taken, count_max: int, gate: Gate) -> int:
+    def give_in_order(self, taken: Taken, count_max: int, gate: Gate, *, is_one_batch: bool = False) -> int:
         """The same for a consumer with an order: what may not be given is set aside."""
         room, given, partition = self._room, 0, self.partition.number
+        first = self.first_batch if is_one_batch else None
         while given < count_max and room.fresh_left > 0 and not room.is_full:
             batch = self.first_batch
-            if batch is None:
+            if batch is None or (first is not None and batch.base != first.base):
                 break
             offset = max(batch.base, self._cursor.next_offset)
             place, lane = (partition, offset), gate.lane(partition, self._level, batch, offset)

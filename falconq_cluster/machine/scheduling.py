@@ -196,19 +196,23 @@ class _Choice:
         count = 0
         while level.has_fresh and count < count_max and not self.room.is_full:
             queue = level.queues.popleft()
-            count += self.take_from(level, queue, count_max - count)
+            count += self._take_from(level, queue, count_max - count)
             if queue.left_count:
                 level.queues.append(queue)
         return count
 
-    def take_from(self, level: _Level, queue: Queue, count_max: int) -> int:
+    def take_batch(self, level: _Level, queue: Queue) -> None:
+        """Take of the first batch in one partition what is left of it, as far as there is room."""
+        self._take_from(level, queue, queue.left_of_batch, is_one_batch=True)
+
+    def _take_from(self, level: _Level, queue: Queue, count_max: int, *, is_one_batch: bool = False) -> int:
         """Take up to so many of what is fresh in one partition; returns how many."""
         partition, taken = queue.partition, self.taken
         if partition.number not in taken.start_offsets:
             cursors = self.consumer.cursors_of(partition)
             taken.start_offsets[partition.number] = first_undelivered(self.turn.reader, partition, cursors)
         if self.gate is not None:
-            given = queue.give_in_order(taken, count_max, self.gate)
+            given = queue.give_in_order(taken, count_max, self.gate, is_one_batch=is_one_batch)
             taken.aside_count = self.gate.aside_count
             self.turn.cursors_changed(self.topic, self.consumer, partition.number)
         else:
@@ -258,12 +262,20 @@ class _Line:
             heappush(overdue, (since_ms + self.limit_ms, -self.level.number, place))
 
     def take(self) -> bool:
-        """Take those that are as old as the first; False when none fits, and the line is where it was."""
+        """Take those that are as old as the first; False when none fits, and the line is where it was.
+
+        They may be gone without being given: trimmed, expired, or set aside for another worker.
+        """
+        before = self._left_count
         if self.queue is None:
-            before = self.level.returned_count
             self.choice.take_returned(self.level)
-            return self.level.returned_count < before
-        return self.choice.take_from(self.level, self.queue, self.queue.left_of_batch) > 0
+        else:
+            self.choice.take_batch(self.level, self.queue)
+        return self._left_count < before
+
+    @property
+    def _left_count(self) -> int:
+        return self.level.returned_count if self.queue is None else self.queue.left_count
 
     def _since_ms(self) -> int | None:
         """Since when the first message waits; None without one."""

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from falconq_cluster.machine.commands import Leased, LeasePull, Refused, Settle, SettleItem, SettleKind, SetTopic
+from falconq_cluster.machine.commands import (
+    Append,
+    Leased,
+    LeasePull,
+    Refused,
+    Settle,
+    SettleItem,
+    SettleKind,
+    SetTopic,
+)
 from falconq_cluster.machine.keeping import Purge
+from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.settings import Scheduler, TopicSettings
+from falconq_cluster.machine.subscriptions import ConsumerConfig, Ordering, SetConsumer
 from tests.unit.machine.helpers import Node
 
 LEVELS = ("low", "normal", "high")
@@ -215,3 +227,28 @@ def test_what_was_trimmed_in_hand_does_not_hold_up_what_is_overdue_behind_it():
     node.now_ms += 20
     node.publish("high", level=2)
     assert lease(3, b"n" * 16) == [1, 2]
+
+
+@pytest.mark.parametrize(("keys", "expected"), [("a", [3, 2]), ("ab", [2, 4, 3]), ("aab", [3, 5, 4])])
+def test_what_is_set_aside_for_its_order_moves_nothing_behind_it(keys: str, expected: list[int]):
+    node = Node()
+    make(node, (10, None, None), 1)
+    node.result(SetConsumer(0, "t", "c", ConsumerConfig(ordering=Ordering.KEY)))
+
+    def publish(key: str, level: int = 0) -> None:
+        node.result(Append(0, "t", 0, level, 1, pack_record(b"1", key), may_create=False))
+
+    def lease(nonce: bytes) -> list[int]:
+        leased = node.result(LeasePull(0, "t", "c", 5, 1 << 20, 1000, 0, nonce, 1000))
+        assert isinstance(leased, Leased)
+        return [found.messages.offset for found in leased.ranges]
+
+    publish("a")
+    assert lease(b"m" * 16) == [0]
+    for key in keys:  # overdue below, and those of key a set aside then: it is with a worker
+        publish(key)
+    node.now_ms += 8
+    publish("c")
+    node.now_ms += 4
+    publish("d", level=2)
+    assert lease(b"n" * 16) == expected
