@@ -118,7 +118,7 @@ def main() -> None:
         "commands",
         "median ms",
         "longest ms",
-        "CPU of it ms",
+        "most CPU ms",
         "MiB before",
         "MiB after",
         "compaction s",

@@ -1,4 +1,4 @@
-"""Simulated people who make, change and delete topics.
+"""Simulated people who make, change, purge and delete topics, and say what they keep.
 
 What lives here: one administrator, with topics of its own, in every run of an even seed.
 Rules: it gives back versions that it has seen, also old ones; it knows only what a node told it. What it publishes has
@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from falconq_cluster.machine.commands import ANY_VERSION, Append, ClientOperation, DeleteTopic, SetTopic, TopicSet
+from falconq_cluster.machine.keeping import Purge
 from falconq_cluster.machine.records import pack_record
-from falconq_cluster.machine.settings import TopicSettings
+from falconq_cluster.machine.settings import OVERFLOWS, Retention, TopicSettings
 from tests.sim.cluster import Host, SimCluster
 from tests.sim.world import US_PER_MS
 
@@ -83,8 +84,10 @@ class Admin:
             return Append(0, topic, partition, level, count, records, may_create=random.random() < 0.5)
         seen = self._seen[topic][-SEEN_MAX:]
         if_version = random.choice(seen).version if seen and random.random() < 0.5 else ANY_VERSION
-        if kind < 0.7:
+        if kind < 0.66:
             return DeleteTopic(0, topic, if_version)
+        if kind < 0.7:
+            return Purge(0, topic)
         partitions, level_count = (seen[-1].config.partitions, len(seen[-1].config.levels)) if seen else (1, 1)
         return SetTopic(
             not_after_ms=0,
@@ -92,7 +95,10 @@ class Admin:
             if_version=if_version,
             is_change=random.random() < 0.5,
             given=TopicSettings(
-                min(PARTITIONS_MAX, partitions + random.randrange(2)), LEVELS[: level_count + random.randrange(2)]
+                min(PARTITIONS_MAX, partitions + random.randrange(2)),
+                LEVELS[: level_count + random.randrange(2)],
+                retention=Retention(random.choice((0, 1_000)), 0, random.choice((0, 1, 5))),
+                overflow=random.choice(OVERFLOWS),
             ),
         )
 

@@ -31,6 +31,7 @@ from falconq_cluster.machine.commands import (
     Refused,
     TopicSet,
 )
+from falconq_cluster.machine.keeping import Purged
 from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.subscriptions import Redriven
@@ -60,7 +61,7 @@ class Asked:
     operation: ClientOperation
     node: str
     state: str = OPEN
-    result: Appended | Duplicate | Pulled | Leased | LeaseSettled | Redriven | TopicSet | Done | None = None
+    result: Appended | Duplicate | Pulled | Leased | LeaseSettled | Redriven | TopicSet | Purged | Done | None = None
     index: int = 0
     code: str = ""
     """Why the machine refused it."""
@@ -162,7 +163,9 @@ class Clients:
         if isinstance(result, Refused):
             asked.code = result.code
             return REFUSED
-        if not isinstance(result, Appended | Duplicate | Pulled | Leased | LeaseSettled | Redriven | TopicSet | Done):
+        if not isinstance(
+            result, Appended | Duplicate | Pulled | Leased | LeaseSettled | Redriven | TopicSet | Purged | Done
+        ):
             raise Violation(f"{_name(asked)} is answered with {result}")
         asked.result, asked.index = result, outcome.index
         if isinstance(result, Pulled | Leased):

@@ -30,6 +30,7 @@ from falconq_cluster.machine.commands import (
 )
 from falconq_cluster.machine.keys import OF_TOPICS, prefix_end, read_topic_number
 from falconq_cluster.machine.machine import Machine
+from falconq_cluster.machine.settings import REJECT
 from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.views import DeliveredMessage, Views
 from falconq_cluster.storage.memory import MemoryStore
@@ -166,7 +167,7 @@ class Reference:
             raise Violation(f"{token.decode()} was acknowledged as {result} of {index}, and is {self.messages[token]}")
 
     def check_topics(self, ledger: Ledger) -> None:
-        """Of those who saw one version of a topic, one changed it; nothing is left of what was deleted."""
+        """Of those who saw one version of a topic, one changed it; what shall not be kept is gone."""
         winners: dict[int, Asked] = {}
         shapes: dict[int, tuple[int, tuple[str, ...]]] = {}
         for asked in sorted((a for a in ledger.asked if a.state == DONE), key=lambda a: a.index):
@@ -185,6 +186,12 @@ class Reference:
         state = self.machine.state
         if state.deletions:
             raise Violation(f"{len(state.deletions)} deleted topics are not trimmed")
+        for topic in state.topics.values():
+            retention = topic.config.retention
+            if topic.config.overflow != REJECT and 0 < retention.messages < topic.retained_count:
+                raise Violation(f"{topic.name} keeps {topic.retained_count} messages, not {retention.messages}")
+            if topic.has_unerased:
+                raise Violation(f"{topic.name} has messages that are trimmed and not erased")
         numbers = {topic.number for topic in state.topics.values()}
         for prefix in OF_TOPICS:
             for key in self.store.scan_keys(prefix, prefix_end(prefix)):

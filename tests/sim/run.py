@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from falconq_cluster.machine.commands import Leased
+from falconq_cluster.machine.machine import Machine
+from falconq_cluster.machine.retention import is_due
 from tests.sim.clients import DONE, REFUSED, UNKNOWN, Asked, Clients
 from tests.sim.cluster import RESTART_US_MAX, Host, SimCluster
 from tests.sim.faults import Nemesis
@@ -208,7 +210,7 @@ class Run:
 
     def _all_trimmed(self) -> bool:
         nodes = [_node(host) for host in self.cluster.hosts.values()]
-        return all(node is not None and not node.node.machine.state.deletions for node in nodes)
+        return all(node is not None and _is_trimmed(node.node.machine) for node in nodes)
 
     def _all_equal(self) -> bool:
         nodes = [_node(host) for host in self.cluster.hosts.values()]
@@ -277,6 +279,15 @@ def run_seed(seed: int, node_count: int) -> Report:
 
 def _node(host: Host) -> RunningNode | None:
     return host.node if isinstance(host.node, RunningNode) else None
+
+
+def _is_trimmed(machine: Machine) -> bool:
+    """Whether nothing is to be trimmed or erased, now or by time alone."""
+    state = machine.state
+    return not state.deletions and not any(
+        is_due(topic, machine.log_time_ms, machine.limits) or (topic.config.retention.ms and topic.retained_count)
+        for topic in state.topics.values()
+    )
 
 
 def _is_ready(host: Host) -> bool:

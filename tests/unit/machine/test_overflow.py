@@ -32,10 +32,10 @@ def test_a_full_topic_that_rejects_takes_nothing_and_changes_nothing():
 def test_drop_lowest_drops_the_oldest_of_the_least_urgent_level_and_never_a_more_urgent_one():
     node = Node()
     topic(node, Retention(messages=4), DROP_LOWEST, levels=("low", "mid", "high"))
-    node.publish("h1", level=2)
-    node.publish("m1", "m2", level=1)
-    node.publish("l1")
-    node.publish("l2")
+    # The more urgent, the older: age decides only within a level.
+    for level, texts in ((2, ["h1"]), (1, ["m1", "m2"]), (0, ["l1"]), (0, ["l2"])):
+        node.now_ms += 1
+        node.publish(*texts, level=level)
     trim(node)
     assert kept(node) == ["h1", "m1", "m2", "l2"]
     node.publish("h2", "h3", level=2)
