@@ -16,6 +16,7 @@ from random import Random
 from falconq_cluster.machine.commands import Leased
 from falconq_cluster.machine.machine import Machine
 from falconq_cluster.machine.retention import is_due
+from tests.sim.batches import Batches
 from tests.sim.clients import DONE, REFUSED, UNKNOWN, Asked, Clients
 from tests.sim.cluster import RESTART_US_MAX, Host, SimCluster
 from tests.sim.faults import Nemesis
@@ -36,6 +37,8 @@ READERS_IN = (0, 3)
 """Seeds with one of these rests by 7 have readers; none that was kept before there were readers has."""
 WORKERS_IN = (1, 7, 9, 12)
 """As `READERS_IN`, by 13: seeds with workers."""
+BATCHES_IN = 6
+"""Seeds with this rest by 11 have publishers of batches; none that was kept before there were such has."""
 ISOLATED_MS = 4000
 """Mean pause between two isolations of the leader, in the first of these."""
 
@@ -54,6 +57,7 @@ class Report:
     acknowledged: int = 0
     reads: int = 0
     leases: int = 0
+    batches: int = 0
     refused: int = 0
     unknown: int = 0
     committed: int = 0
@@ -88,6 +92,7 @@ class Run:
         self.clients = Clients(self.cluster, self._acknowledged, has_admin=seed % 2 == 0)
         self.reads = Reads(self.cluster, Random(f"{seed}/{node_count}/reads"))
         self.workers = Workers(self.cluster, self.clients, Random(f"{seed}/{node_count}/workers"))
+        self.batches = Batches(self.cluster, Random(f"{seed}/{node_count}/batches"))
         self.nemesis = Nemesis(self.cluster, self.leader, _is_ready)
         self.report = Report(seed, node_count)
         self.snapshot_count = 0
@@ -112,6 +117,7 @@ class Run:
         self.reads.start(self.profile.readers)
         if self.profile.has_workers:
             self.workers.start()
+        self.batches.start(self.profile.batch_publishers)
         self.nemesis.start()
         self.world.run(self.profile.chaos_ms * US_PER_MS)
         self.finish()
@@ -125,6 +131,7 @@ class Run:
         self.clients.stop()
         self.reads.stop()
         self.workers.stop()
+        self.batches.stop()
         for host in self.cluster.hosts.values():
             # A flipped bit that is found only now costs a wipe and the time until somebody starts the node again.
             within_us = LEADER_WITHIN_US + (RESTART_US_MAX if host.name in damaged else 0)
@@ -176,6 +183,7 @@ class Run:
             reference.check_store(host.name, node.node.store.pairs())
         reference.check_ledger(self.clients.ledger, self.invariants.committed)
         reference.check_deliveries()
+        self.batches.check(reference.machine, reference.store)
         reference.check_topics(self.clients.ledger)
 
     # What is seen of the cluster.
@@ -243,6 +251,7 @@ class Run:
         report.acknowledged = ledger.count(DONE)
         report.reads = self.reads.count(SHOWN)
         report.leases = sum(len(asked.messages) for asked in ledger.asked if isinstance(asked.result, Leased))
+        report.batches = self.batches.acknowledged_count
         report.refused, report.unknown = ledger.count(REFUSED), ledger.count(UNKNOWN)
         report.committed = self.invariants.committed.last_index
         report.elections = self.invariants.election_count
@@ -262,6 +271,8 @@ def _with_clients(profile: Profile, seed: int) -> Profile:
         # Only a leader that was replaced and does not know it could mislead a reader.
         faults = {**profile.faults, "leader_isolated": ISOLATED_MS} if seed % 7 == READERS_IN[0] else profile.faults
         profile = replace(profile, readers=2 + seed // 7 % 3, faults=faults)
+    if seed % 11 == BATCHES_IN:
+        profile = replace(profile, batch_publishers=1 + seed // 11 % 3)
     return replace(profile, has_workers=seed % 13 in WORKERS_IN)
 
 

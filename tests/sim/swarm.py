@@ -73,6 +73,8 @@ class Profile:
     """Clients that make linearizable reads."""
     has_workers: bool = False
     """Whether there are topics with policies, and workers that lease what is in them."""
+    batch_publishers: int = 0
+    """Publishers of atomic and delayed batches."""
 
     def make_link(self, random: Random) -> Link:
         """A link of this profile; no two are alike."""

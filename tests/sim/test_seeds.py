@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from tests.sim.__main__ import run_many
-from tests.sim.run import Report, run_seed
+from tests.sim.run import BATCHES_IN, Report, run_seed
 
 ROOT = Path(__file__).parents[2]
 BASE = int(os.environ.get("FALCONQ_SIM_BASE", "1000"))
+BATCH_SEED = 11 * 90 + BATCHES_IN
 KEPT = {
     2: "directories were made and never synced: a power loss took the whole store",
     19: "a snapshot was out of date when it was installed, for ever: the journal was cut behind a puller",
@@ -68,3 +69,9 @@ def test_a_seed_gives_the_same_trace_twice_and_under_another_hash_seed() -> None
         )
         digests |= {line.split()[-1] for line in done.stdout.splitlines() if line.startswith("seed ")}
     assert len(digests) == 1
+
+
+def test_seeds_with_publishers_of_batches_acknowledge_batches() -> None:
+    reports = [run_seed(seed, 3) for seed in (BATCH_SEED, BATCH_SEED + 11)]
+    _check(reports, 3)
+    assert sum(report.batches for report in reports) > 20
