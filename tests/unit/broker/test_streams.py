@@ -38,7 +38,7 @@ class Reader:
             for _ in range(5):
                 await asyncio.sleep(0)
                 self._rig.cluster.settle()
-            if advance_ms and not self._next.done():
+            if advance_ms:
                 self._rig.cluster.advance(advance_ms)
                 advance_ms = 0
                 continue

@@ -16,6 +16,7 @@ from falconq_cluster.machine.commands import (
     DeleteTopic,
     Form,
     Header,
+    LeasePull,
     OpenOrigin,
     Pull,
     Range,
@@ -38,6 +39,7 @@ from falconq_cluster.machine.settings import TopicConfig, TopicSettings
 from falconq_cluster.machine.subscriptions import (
     ConsumerConfig,
     DeleteConsumer,
+    OpenStream,
     PauseConsumer,
     Reap,
     Redrive,
@@ -45,6 +47,7 @@ from falconq_cluster.machine.subscriptions import (
     SetConsumer,
     Start,
     StartKind,
+    StreamKind,
 )
 
 EVERYTHING = Command(
@@ -137,13 +140,16 @@ CONSUMER_CHANGES = Command(
         Redrive(1000, "t", 7),
         Reap([("t", "c")], ["d"]),
         Settle(1000, "t", "c", [SettleItem(SettleKind.REJECT, 1, 2, b"n", 3, 0, "r")]),
+        LeasePull(1000, "t", "c", 9, 4096, 500, 1, b"n", 7, auto_commit=True, stream=StreamKind.SHARED),
+        OpenStream(1000, "t", "c", b"n", StreamKind.SHARED, 7, b"m"),
     ],
 )
 
 CONSUMER_CHANGES_COMMAND = (
-    "010200050000000000000006000000000000006e31979616cd03e8a174a16395920309010203009204059417cd03e8a174a1"
+    "010200050000000000000006000000000000006e31999616cd03e8a174a16395920309010203009204059417cd03e8a174a1"
     "639618cd03e8a174a163920207909519cd03e8a174a163c3941acd03e8a17407931b9192a174a16391a1649515cd03e8a174"
-    "a1639197050102c4016e0300a172"
+    "a1639197050102c4016e0300a1729c14cd03e8a174a16309cd1000cd01f401c4016e07c302981dcd03e8a174a163c4016e02"
+    "07c4016d"
 )
 
 
