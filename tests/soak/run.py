@@ -29,6 +29,9 @@ from tests.soak.world import REQUEST_SECONDS, Actor, World
 
 DOWN_SECONDS = (0.2, 3.0)
 TERM_EVERY = 4
+WHOLE_SECONDS = 120.0
+PAUSE_SECONDS = 0.2
+OK = 200
 
 
 @dataclass(slots=True)
@@ -106,7 +109,7 @@ async def _load(
             )
         await asyncio.sleep(max(0.0, begin + seconds - time.monotonic()))
         world.is_over.set()
-        await cluster.wait_ready()
+        await _whole(cluster)
         await asyncio.gather(*tasks)
     finally:
         for task in tasks:
@@ -127,4 +130,18 @@ async def _kill_one(cluster: Cluster, chance: random.Random, number: int) -> Non
         await asyncio.to_thread(victim.terminate)
     await asyncio.sleep(chance.uniform(*DOWN_SECONDS))
     victim.start()
-    await cluster.wait_ready()
+    await _whole(cluster)
+
+
+async def _whole(cluster: Cluster) -> None:
+    """Waits until all are ready, and says who is not and why when that takes too long."""
+    end = time.monotonic() + WHOLE_SECONDS
+    while True:
+        answers = {node.name: await cluster.http.ask(node, "/readyz") for node in cluster.nodes.values()}
+        if all(answer is not None and answer.status == OK for answer in answers.values()):
+            return
+        if time.monotonic() > end:
+            said = {name: "no answer" if answer is None else answer.body for name, answer in answers.items()}
+            tails = "\n".join(f"{node.name}:\n{node.log_tail()}" for node in cluster.nodes.values())
+            raise TimeoutError(f"not whole after {WHOLE_SECONDS:.0f} s: {said}\n{tails}")
+        await asyncio.sleep(PAUSE_SECONDS)
