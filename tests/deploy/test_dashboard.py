@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import yaml
 
@@ -21,6 +22,7 @@ from tests.deploy.tools import ROOT, tool
 
 CONFIGURATION = ROOT / "deploy/prometheus/prometheus.yml"
 STOP_SECONDS = 20.0
+ANSWER_SECONDS = 15.0
 
 
 def dashboard() -> dict[str, Any]:
@@ -119,43 +121,50 @@ def prometheus(loaded: Cluster, tmp_path: Path) -> Iterator[str]:
     print(log.read_text()[-2000:])
 
 
-async def ask(http: Http, prometheus: str, expression: str) -> list[dict[str, Any]]:
-    answer = await http.call("GET", f"{prometheus}/api/v1/query", params={"query": expression})
-    assert answer.status == 200, f"{expression}: {answer.body}"
-    return list(answer.body["data"]["result"])
+async def fetch(url: str, **parameters: str) -> tuple[int, Any]:
+    """Status and JSON, if it is some, of Prometheus' answer."""
+    limit = aiohttp.ClientTimeout(ANSWER_SECONDS)
+    async with aiohttp.request("GET", url, params=parameters, timeout=limit) as answer:
+        return answer.status, await answer.json() if answer.content_type == "application/json" else None
 
 
-async def without_data(http: Http, prometheus: str) -> dict[str, str]:
+async def ask(prometheus: str, expression: str) -> list[dict[str, Any]]:
+    status, body = await fetch(f"{prometheus}/api/v1/query", query=expression)
+    assert status == 200, f"{expression}: {body}"
+    return list(body["data"]["result"])
+
+
+async def without_data(prometheus: str) -> dict[str, str]:
     """The expressions that have no answer, or one that is no number."""
     missing = {}
     for name, expression in expressions().items():
-        samples = await ask(http, prometheus, expression)
+        samples = await ask(prometheus, expression)
         if not samples or any(sample["value"][1] == "NaN" for sample in samples):
             missing[name] = expression
     return missing
 
 
 async def test_every_expression_of_the_dashboard_and_the_alerts_has_an_answer_from_a_loaded_cluster(
-    prometheus: str, http: Http
+    prometheus: str,
 ) -> None:
     async def answers() -> bool:
         try:
-            return (await http.call("GET", f"{prometheus}/-/ready")).status == 200
-        except OSError:
+            return (await fetch(f"{prometheus}/-/ready"))[0] == 200
+        except (aiohttp.ClientError, TimeoutError):
             return False
 
     async def all_have_data() -> bool:
-        return not await without_data(http, prometheus)
+        return not await without_data(prometheus)
 
     await until("Prometheus answers", answers)
     try:
         await until("every expression has data", all_have_data)
     except TimeoutError:
-        pytest.fail(f"without data: {await without_data(http, prometheus)}")
-    assert len(await ask(http, prometheus, "falconq_raft_is_leader")) == 3
-    published = await ask(http, prometheus, expressions()["Published, by level: level {{level}}"])
+        pytest.fail(f"without data: {await without_data(prometheus)}")
+    assert len(await ask(prometheus, "falconq_raft_is_leader")) == 3
+    published = await ask(prometheus, expressions()["Published, by level: level {{level}}"])
     busy = {sample["metric"]["level"] for sample in published if float(sample["value"][1]) > 0}
     assert busy == {"0", "1"}
-    assert await ask(http, prometheus, 'ALERTS{alertstate="firing"}') == []
-    groups = (await http.call("GET", f"{prometheus}/api/v1/rules")).body["data"]["groups"]
-    assert {rule["health"] for rule in groups[0]["rules"]} == {"ok"}
+    assert await ask(prometheus, 'ALERTS{alertstate="firing"}') == []
+    _, rules = await fetch(f"{prometheus}/api/v1/rules")
+    assert {rule["health"] for rule in rules["data"]["groups"][0]["rules"]} == {"ok"}
