@@ -67,7 +67,7 @@ CASES = [
     publish(b'{"message":1,"priority":"low","priority":"high"}', "'priority' is there more than once"),
     publish(b'{"message":1,"colour":"red"}', "field 'colour' is not known", **UNKNOWN),
     publish(b'{"message":1,"delay":5}', "field 'delay' is not known", **UNKNOWN),
-    publish(b'{"message":1,"ttlMs":5}', "field 'ttlMs' is not known", **UNKNOWN),
+    publish(b'{"message":1,"ttl":5}', "field 'ttl' is not known", **UNKNOWN),
     publish(b'{"message":1,"priority":true}', "field 'priority'"),
     publish(b'{"message":1,"priority":1.5}', "field 'priority'"),
     publish(b'{"message":1,"priority":-1}', "field 'priority'"),
