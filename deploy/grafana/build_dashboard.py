@@ -6,7 +6,7 @@ from pathlib import Path
 
 from grafana_foundation_sdk.builders import dashboard, prometheus, stat, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.dashboard import DataSourceRef
+from grafana_foundation_sdk.models.dashboard import DataSourceRef, VariableRefresh
 
 TARGET = Path(__file__).parent / "dashboards/overview.json"
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -160,7 +160,7 @@ def overview(rows: Iterable[tuple[str, list[Panel]]] = tuple(ROWS.items())) -> s
             .label("Cluster")
             .datasource(SOURCE)
             .query("label_values(falconq_raft_current_term, job)")
-            .refresh(1)
+            .refresh(VariableRefresh.ON_DASHBOARD_LOAD)
         )
     )
     for title, panels in rows:

@@ -12,6 +12,7 @@ import asyncio
 import json
 import random
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -107,7 +108,7 @@ class World:
             await asyncio.sleep(TROUBLE_SECONDS)
 
 
-class Actor:
+class Actor(ABC):
     """Clients with one purpose and topics of their own."""
 
     name = ""
@@ -116,14 +117,14 @@ class Actor:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    async def prepare(self) -> None:
+    async def prepare(self) -> None:  # noqa: B027 (most need nothing)
         """Make what is needed, before any client begins."""
 
+    @abstractmethod
     async def step(self, copy: int) -> None:
         """One operation of a client; it takes a while."""
-        raise NotImplementedError
 
-    async def finish(self) -> None:
+    async def finish(self) -> None:  # noqa: B027 (some have nothing to say)
         """After all clients have ended, in a whole cluster: take what is left, and say what is wrong."""
 
     async def go_on(self, copy: int) -> None:
