@@ -321,6 +321,7 @@ ABLATIONS: dict[str, Ablation] = {
     "dead-letters": Ablation("what is buried stays in hand", machine_holes.keeps_what_it_buries, 20),
     "weighted": Ablation("a topic with weights is served strictly", machine_holes.gives_weighted_topics_strictly, 20),
     "aged": Ablation("what waited too long does not go first", machine_holes.forgets_what_is_overdue, 20),
+    "P14": Ablation("a delayed message enters no level when it is due", machine_holes.loses_what_is_due, 20),
     "P11": Ablation(
         "a leader's log time may be behind stamps in its own log",
         _leaves_log_time_behind,
@@ -350,9 +351,14 @@ UNREACHED: dict[str, str] = {
     "P3": "as S10; a damaged or torn group is what tests/unit/raft/test_journal_damage.py is about",
     "P9": "open as S17; the origin's side is held by tests/unit/broker/test_outbox.py and test_histories.py",
     "P10": "a client that was told 504 expects either; tests/cluster/test_partitions.py looks",
-    "P13": "nothing is trimmed yet, so nothing delivered can be gone; tests/unit/broker/test_pulls.py",
+    "P12": "costs time, not safety; bounds of each command are held by the tests of its module in tests/unit/machine",
+    "P13": "what a seed trims no attempt names; tests/unit/machine/test_retention.py, tests/unit/broker/test_pulls.py",
+    "P15": "what a seed trims nobody leases; tests/unit/machine/test_retention.py, test_retention_model.py",
+    "P16": "shares are open as weighted; orders have no clients here: tests/unit/machine/test_ordering.py",
+    "P17": "open as S18",
     "P18": "replicas of one deterministic machine never differ; tests/unit/raft/test_divergence.py makes them",
     "P19": "costs entries, not safety; tests/unit/broker/test_pulls.py counts them",
+    "P20": "streams have no clients here; tests/unit/machine/test_streaming.py, tests/unit/broker/test_streams.py",
     "P8": "a node that pulls gets no entries, so there is no tail but under S22; tests/unit/raft/test_installing.py",
 }
 """hole or rule -> why no seed or story can fall into it alone, and what holds it instead."""

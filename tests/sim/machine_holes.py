@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pysyncobj.syncobj
 
-from falconq_cluster.machine import appending, burying, leasing, scheduling
+from falconq_cluster.machine import appending, burying, leasing, ripening, scheduling
 from falconq_cluster.machine import machine as machine_module
 from falconq_cluster.machine.commands import Settle
 from falconq_cluster.machine.holdings import Holdings
@@ -64,3 +64,7 @@ def gives_weighted_topics_strictly() -> Patches:
 
 def forgets_what_is_overdue() -> Patches:
     return [(scheduling, "_take_overdue", lambda choice: None)]
+
+
+def loses_what_is_due() -> Patches:
+    return [(ripening, "store", lambda turn, topic, part, first_id: None)]

@@ -15,7 +15,7 @@ FIRST_SEED = int(os.environ.get("FALCONQ_SIM_BASE", "5001"))
 HOLES = [
     *(f"S{number}" for number in (*range(1, 19), 20, 22)),
     *(f"L{number}" for number in range(1, 5)),
-    *(f"P{number}" for number in (*range(1, 12), 13, 18, 19)),
+    *(f"P{number}" for number in range(1, 21)),
 ]
 
 
