@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def digests(pods: Sequence[Pod]) -> dict[str, str] | None:
     for process in processes:
         process.send_signal(signal.SIGSTOP)
     try:
+        for process in processes:
+            _wait_stopped(process)
         copies = {pod.name: _copied(pod) for pod in pods}
     finally:
         for process in processes:
@@ -50,6 +53,12 @@ def digests(pods: Sequence[Pod]) -> dict[str, str] | None:
             database.close()
         for path in copies.values():
             shutil.rmtree(path)
+
+
+def _wait_stopped(process: subprocess.Popen[bytes]) -> None:
+    """Until none of its threads runs any more, or it has ended: a signal is sent before it takes effect."""
+    if process.poll() is None:
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
 
 def _copied(pod: Pod) -> Path:
