@@ -68,9 +68,11 @@ class Disks:
             pod.stop()
             part = pod.data / self._chance.choice(FLIPPED_PARTS)
             files = sorted(path for path in part.rglob("*") if path.is_file() and not path.name.startswith(SPARED))
-            places = [(path, at) for path in files for at, byte in enumerate(path.read_bytes()) if byte]
-            path, at = self._chance.choice(places)
+            # Any byte that is not zero, of all files alike.
+            counts = [len(data) - data.count(0) for data in map(Path.read_bytes, files)]
+            (path,) = self._chance.choices(files, counts)
             data = bytearray(path.read_bytes())
+            at = self._chance.choice([at for at, byte in enumerate(data) if byte])
             data[at] ^= 1 << self._chance.randrange(8)
             path.write_bytes(data)
         _start(pods)
