@@ -98,7 +98,7 @@ class Run:
             finally:
                 for task in (*supervisors, *watchers):
                     task.cancel()
-                await asyncio.gather(*supervisors, return_exceptions=True)
+                await asyncio.gather(*supervisors, *watchers, return_exceptions=True)
                 performer.close()
                 await clients.close()
                 for pod in pods.values():
