@@ -15,11 +15,12 @@ import random
 import shutil
 import subprocess
 import time
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.deploy.tools import ROOT, run, tool
+from tests.deploy.tools import ROOT, run, running, tool
 
 BASE = "docker.io/library/python:3.11-slim-bookworm"
 IMAGE = "localhost/falconq-cluster:test"
@@ -71,10 +72,10 @@ class Podman:
             check=False,
         )
 
-    def serve(self, socket: Path) -> subprocess.Popen[bytes]:
-        """A process that answers on the socket as docker does."""
+    def serving(self, socket: Path) -> AbstractContextManager[None]:
+        """Within it a process answers on the socket as docker does."""
         words = [*self._words, "system", "service", "--time", "0", f"unix://{socket}"]
-        return subprocess.Popen(words, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return running(words, env=self._environment)
 
     def inspect(self, name: str) -> dict[str, Any]:
         (found,) = json.loads(self("inspect", name))
@@ -99,10 +100,11 @@ class Podman:
 
     def close(self) -> None:
         """Remove containers, networks and storage."""
-        self.attempt("rm", "--all", "--force", "--time", "0")
-        self.attempt("network", "rm", "--force", self.network)
-        self.attempt("rmi", "--all", "--force")
-        shutil.rmtree(self.directory, ignore_errors=True)
+        with ExitStack() as steps:  # In reverse, and each also when one before it took too long.
+            steps.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            steps.callback(self.attempt, "rmi", "--all", "--force")
+            steps.callback(self.attempt, "network", "rm", "--force", self.network)
+            steps.callback(self.attempt, "rm", "--all", "--force", "--time", "0")
 
 
 @dataclass(slots=True)

@@ -75,10 +75,8 @@ def test_what_is_mounted_is_there() -> None:
 def socket(podman: Podman) -> Iterator[str]:
     """Where podman answers as docker does."""
     path = podman.directory / "docker.sock"
-    process = podman.serve(path)
-    yield f"unix://{path}"
-    process.terminate()
-    process.wait(20)
+    with podman.serving(path):
+        yield f"unix://{path}"
 
 
 async def test_three_nodes_of_the_file_are_a_cluster(podman: Podman, socket: str, http: Http, tmp_path: Path) -> None:

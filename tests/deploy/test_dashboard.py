@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ from tests.cluster.clients import Http
 from tests.cluster.harness import Cluster
 from tests.cluster.processes import Node, free_ports
 from tests.cluster.waiting import until
-from tests.deploy.tools import ROOT, tool
+from tests.deploy.tools import ROOT, running, tool
 
 CONFIGURATION = ROOT / "deploy/prometheus/prometheus.yml"
-STOP_SECONDS = 20.0
 ANSWER_SECONDS = 15.0
 
 
@@ -113,11 +111,8 @@ def prometheus(loaded: Cluster, tmp_path: Path) -> Iterator[str]:
     file, log = tmp_path / "prometheus.yml", tmp_path / "prometheus.log"
     file.write_text(yaml.safe_dump(configuration(list(loaded.nodes.values()))))
     words = [tool("prometheus"), f"--config.file={file}", f"--storage.tsdb.path={tmp_path / 'tsdb'}"]
-    with log.open("wb") as output:
-        process = subprocess.Popen([*words, f"--web.listen-address=127.0.0.1:{port}"], stdout=output, stderr=output)
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(STOP_SECONDS)
+    with log.open("wb") as output, running([*words, f"--web.listen-address=127.0.0.1:{port}"], output=output):
+        yield f"http://127.0.0.1:{port}"
     print(log.read_text()[-2000:])
 
 

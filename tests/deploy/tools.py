@@ -11,14 +11,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
 RUN_SECONDS = 300.0
+STOP_SECONDS = 20.0
 
 
 def leave_out(reason: str) -> None:
@@ -57,6 +60,21 @@ def run(*command: str | Path, stdin: str | None = None, timeout: float = RUN_SEC
     )
     assert done.returncode == 0, f"{' '.join(map(str, command))} exited with {done.returncode}:\n{done.stdout}"
     return done.stdout
+
+
+@contextmanager
+def running(
+    command: Sequence[str], *, output: int | IO[bytes] = subprocess.DEVNULL, env: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """Within it the command runs; afterwards it is gone, also when it does not end on SIGTERM, which fails the test."""
+    process = subprocess.Popen(command, stdout=output, stderr=output, env=env)
+    try:
+        yield
+        process.terminate()
+        process.wait(STOP_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def render(path: str) -> list[dict[str, Any]]:
