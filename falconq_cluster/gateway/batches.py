@@ -65,6 +65,8 @@ PLACE_CHARS = 6
 """What `.9999` adds to a key, and one to spare."""
 TURN_MESSAGES = 50
 """So many are judged, or proposed, before the loop has its turn: 50 take 1 to 2 ms, and heartbeats must go on."""
+TURN_BYTES = 65_536
+"""The same for large messages: to judge so much takes about 1 ms."""
 
 ATOMIC = Choice(
     name="atomic",
@@ -136,10 +138,13 @@ class BatchRoutes:
         await wait_min_index(self._service, call)
         trace = read_traceparent(call.headers(TRACEPARENT.name))
         requests: list[PublishRequest | FalconQError] = []
+        turn_bytes = 0
         for place, part in enumerate(parts):
             own_key = None if key is None or is_atomic else f"{key}.{place}"
             requests.append(self._request(part, call, topic, own_key, trace))
-            if place % TURN_MESSAGES == TURN_MESSAGES - 1:
+            turn_bytes += len(part)
+            if place % TURN_MESSAGES == TURN_MESSAGES - 1 or turn_bytes >= TURN_BYTES:
+                turn_bytes = 0
                 await asyncio.sleep(0)
         if is_atomic:
             return await self._publish_atomic(call, topic, key, requests)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from falconq_cluster.broker.requests import PublishRequest
 from falconq_cluster.errors import FalconQError
+from falconq_cluster.gateway import batches
+from falconq_cluster.gateway.seed import publish_request
 from tests.unit.gateway.rig import Rig, running_gateway
 
 PATH = "/v1/topics/t/messages:batch"
@@ -149,3 +152,23 @@ async def test_what_is_neither_true_nor_false_is_refused():
         rig.session.post(f"{rig.url}{PATH}?atomic=yes", data=b"[]", headers=JSON) as response,
     ):
         assert (response.status, "one of false, true" in (await response.json())["detail"]) == (400, True)
+
+
+async def test_large_messages_are_judged_in_several_turns_of_the_loop(monkeypatch: pytest.MonkeyPatch):
+    turns, judged_in = 0, []
+
+    def count() -> None:
+        nonlocal turns
+        turns += 1
+        asyncio.get_running_loop().call_soon(count)
+
+    def judge(*args: Any, **named: Any) -> PublishRequest:
+        judged_in.append(turns)
+        return publish_request(*args, **named)
+
+    monkeypatch.setattr(batches, "publish_request", judge)
+    async with running_gateway(batch_bytes_max=1 << 20) as rig:
+        asyncio.get_running_loop().call_soon(count)
+        body = json.dumps([{"message": "x" * batches.TURN_BYTES}] * 4).encode()
+        status, _ = await post(rig, body)
+    assert (status, len(set(judged_in))) == (200, 4)
