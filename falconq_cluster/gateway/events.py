@@ -28,6 +28,7 @@ from falconq_cluster.gateway.fields import read_name, refuse, shown
 from falconq_cluster.gateway.leases import delivery_answer
 from falconq_cluster.gateway.minimum import wait_min_index
 from falconq_cluster.gateway.query import Query
+from falconq_cluster.gateway.raw import level_of_text
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
 from falconq_cluster.machine.settings import LEASE_MS_MAX, LEASE_MS_MIN
@@ -77,7 +78,6 @@ EVENTS = Operation(
 )
 
 _LAST_EVENT_ID = re.compile(r"([0-9]{1,16})(?:-([0-9a-f]{32}))?", re.ASCII)
-_NUMBER = re.compile(r"[0-9]{1,5}", re.ASCII)
 _encoder = msgspec.json.Encoder()
 
 
@@ -93,14 +93,13 @@ class EventRoutes:
     async def events(self, call: Call) -> Answer:
         topic, consumer = read_name(call.topic, "topic"), read_name(call.variable("consumer"), "consumer")
         query = Query(call.query, call.operation.parameters)
-        level_min = query.text(MIN_LEVEL)
         request = StreamRequest(
             topic=topic,
             consumer=consumer,
             seen=read_last_event_id(call.header(LAST_EVENT_ID.name)),
             is_shared=query.choice(SHARED) == "true",
             lease_ms=query.number_or_default(LEASE),
-            level_min=int(level_min) if level_min is not None and _NUMBER.fullmatch(level_min) else level_min,
+            level_min=level_of_text(query.text(MIN_LEVEL)),
             deadline_ms=call.deadline_ms,
         )
         await wait_min_index(self._service, call)
