@@ -57,8 +57,8 @@ class Reaping:
             consumer = None if found is None else found.consumers.get(name[1])
             if consumer is not None and is_due(consumer, now_ms):
                 consumers.append(name)
-        redrives = [name for name in self._redrives if name in topics and topics[name].redrive_left][:REAPED_MAX]
-        self._redrives = {name: None for name in self._redrives if name in topics and name not in redrives}
+        going_on = [name for name in self._redrives if name in topics and topics[name].redrive_left]
+        redrives, self._redrives = going_on[:REAPED_MAX], dict.fromkeys(going_on[REAPED_MAX:])
         if not consumers and not redrives:
             return []
         self._term = self._raft.term
