@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Refused
-from falconq_cluster.machine.events import Expired
+from falconq_cluster.machine.events import Expired, HoldingsChanged
 from falconq_cluster.machine.holdings import Held, Holdings
 from falconq_cluster.machine.names import is_name
 from falconq_cluster.machine.rows import LeaseRow
@@ -68,9 +68,12 @@ def put_in_hand(turn: Turn, topic: TopicState, consumer: ConsumerState, place: t
 
 
 def drop_in_hand(turn: Turn, topic: TopicState, consumer: ConsumerState, held: Held) -> None:
-    """The consumer has the message in hand no more."""
+    """The consumer has the message in hand no more: it may have room for another one, or for the next of its key."""
     consumer.holdings.drop(held.partition, held.offset)
     turn.delete(keys.lease_key(topic.number, consumer.number, held.partition, held.offset))
+    changed = HoldingsChanged(topic.name, consumer.name)
+    if not turn.events or turn.events[-1] != changed:  # of many messages in a row, once
+        turn.events.append(changed)
 
 
 def lease_ms_of(topic: TopicState, consumer: ConsumerState) -> int:

@@ -29,6 +29,7 @@ from falconq_cluster.machine.commands import (
 from falconq_cluster.machine.consumers import (
     create_consumer,
     drop_if_trimmed,
+    drop_in_hand,
     in_flight_max_of,
     lease_ms_of,
     put_in_hand,
@@ -268,8 +269,7 @@ def _settle_one(
     now_ms = turn.log_time_ms
     match item.kind:
         case SettleKind.ACK:
-            consumer.holdings.drop(*place)
-            turn.delete(_key(topic, consumer, place))
+            drop_in_hand(turn, topic, consumer, held)
         case SettleKind.EXTEND:
             put_in_hand(turn, topic, consumer, place, replace(row, until_ms=now_ms + item.ms))
         case SettleKind.RELEASE:

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from falconq_cluster.broker.partitioner import partition_of_key
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import (
+    ANY_VERSION,
     AnyOperation,
     Append,
     Appended,
@@ -25,12 +26,15 @@ from falconq_cluster.machine.commands import (
     Settle,
     SettleItem,
     SettleKind,
+    SetTopic,
     Trim,
 )
+from falconq_cluster.machine.events import HoldingsChanged
+from falconq_cluster.machine.keeping import TrimLevels
 from falconq_cluster.machine.lanes import Lanes
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.rows import LeaseRow
-from falconq_cluster.machine.settings import AGED, WEIGHTED, Scheduler, TopicConfig
+from falconq_cluster.machine.settings import AGED, WEIGHTED, Retention, Scheduler, TopicConfig, TopicSettings
 from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.subscriptions import ConsumerConfig, ConsumerSet, Ordering, Reap, SetConsumer
 from tests.unit.machine.helpers import Node
@@ -118,6 +122,22 @@ def test_a_dead_message_lets_its_key_go_on() -> None:
     assert places(node.result(lease())) == [(0, 2)]
     node.command(Reap([("t", "c")], []))
     assert places(node.result(lease())) == [(0, 3)]
+
+
+def test_whoever_waits_is_told_when_a_key_is_free_because_its_message_was_buried_or_trimmed() -> None:
+    told = HoldingsChanged("t", "c")
+    node = node_with()
+    node.result(SetTopic(0, "t", ANY_VERSION, is_change=True, given=TopicSettings(deliveries_max=1)))
+    node.result(put("a", "a"))
+    node.result(lease())
+    node.now_ms += 1000
+    assert told in node.command(Reap([("t", "c")], [])).events
+    assert places(node.result(lease())) == [(0, 1)]
+    kept = TopicSettings(retention=Retention(messages=1), deliveries_max=0)
+    node.result(SetTopic(0, "t", ANY_VERSION, is_change=True, given=kept))
+    node.result(put("a"))
+    assert any(told in node.command(TrimLevels(["t"])).events for _ in range(2))
+    assert places(node.result(lease())) == [(0, 2)]
 
 
 def test_with_the_order_of_partitions_each_has_one_message_out_whatever_its_key() -> None:
