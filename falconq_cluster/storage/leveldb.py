@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,32 +50,40 @@ class _LevelReader:
     def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         if start >= stop:
             return iter(())
-        pairs = self._source.iterator(start=start, stop=stop, reverse=reverse, verify_checksums=True)
-        return self._to_the_end(pairs, start)
+        pairs = self._iterator(start, stop, reverse=reverse)
+        return self._to_the_end(pairs, start, takewhile(lambda pair: pair[0] >= start, pairs) if reverse else pairs)
 
     def scan_keys(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[bytes]:
         if start >= stop:
             return iter(())
-        keys = self._source.iterator(
-            start=start, stop=stop, reverse=reverse, include_value=False, verify_checksums=True
-        )
-        return self._to_the_end(keys, start)
+        found = self._iterator(start, stop, reverse=reverse, include_value=False)
+        return self._to_the_end(found, start, takewhile(lambda key: key >= start, found) if reverse else found)
 
-    def _to_the_end(self, scanned: Any, start: bytes) -> Iterator[Any]:
+    def _iterator(self, start: bytes, stop: bytes, *, reverse: bool, include_value: bool = True) -> Any:
+        """The library's; a reversed one has no start, since with one it misses a key that is alone and equal to it."""
+        return self._source.iterator(
+            start=None if reverse else start,
+            stop=stop,
+            reverse=reverse,
+            include_value=include_value,
+            verify_checksums=True,
+        )
+
+    def _to_the_end(self, scanned: Any, start: bytes, wanted: Iterator[Any]) -> Iterator[Any]:
         """All of it, or an error when it ended at a damaged block, which plyvel tells only at a later step.
 
         A step to a place where something is tells of all damage that was met; when nothing was found at all, only a
         raw iterator does.
         """
         try:
-            first = next(scanned, None)
+            first = next(wanted, None)
             if first is None:
                 raw = self._source.raw_iterator(verify_checksums=True)
                 raw.seek(start)
                 raw.close()
                 return
             yield first
-            yield from scanned
+            yield from wanted
             scanned.seek(start)
         except plyvel.CorruptionError as error:
             raise _damaged(self._path, error) from error

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import plyvel
@@ -100,6 +101,23 @@ def test_the_memory_store_agrees_with_a_sorted_dict(batches: list[list[Change]],
         assert store.get(start) == model.get(start)
     for snapshot, content in frozen:
         assert list(snapshot.scan(*ALL)) == content
+
+
+@settings(max_examples=100, deadline=None)
+@given(_BATCHES, st.lists(st.tuples(_KEYS, _KEYS), max_size=10))
+def test_both_stores_show_the_same(batches: list[list[Change]], ranges: list[tuple[bytes, bytes]]) -> None:
+    with TemporaryDirectory() as directory:
+        memory, level = MemoryStore(), LevelStore.open(directory)
+        for batch in batches:
+            memory.write(batch)
+            level.write(batch)
+        keys = [key for key, _ in memory.scan(*ALL)]
+        for start, stop in [*ranges, *((key, key + b"\0") for key in keys)]:
+            for reverse in (False, True):
+                assert list(level.scan(start, stop, reverse=reverse)) == list(memory.scan(start, stop, reverse=reverse))
+                found = list(level.scan_keys(start, stop, reverse=reverse))
+                assert found == list(memory.scan_keys(start, stop, reverse=reverse))
+        level.close()
 
 
 def test_the_memory_store_stays_ordered_over_many_blocks() -> None:
