@@ -27,7 +27,7 @@ SHARD = "shard-0"
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Seconds: a local sync is about 1 ms, a client gives up after 10 s, a long poll ends after 20 s."""
 LEVELS_MAX = 16
-"""Levels of a topic (machine/settings.py has the same bound)."""
+"""Levels of a topic (machine/topics.py has the same bound)."""
 SYNC_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Seconds: from a fast SSD to the point where a leader steps down (sync_stall_ms)."""
 

@@ -45,6 +45,8 @@ _ONCE_BYTES = 128
 """What is remembered of an append that is to happen once, beside its name."""
 _LEASE_BYTES = 128
 """A lease in an operation, and its row with its key."""
+_LEASES_BYTES = MachineLimits().lease_count_max * _LEASE_BYTES
+"""Of as many as one operation may name or write."""
 
 _PART_BYTES = 64
 """Of a part beside its records, and of what is remembered of it."""
@@ -340,7 +342,7 @@ def _size(operation: ClientOperation) -> int:
     if isinstance(operation, Redrive):
         return len(operation.topic) + 64
     if isinstance(operation, OpenStream):
-        return len(operation.topic) + len(operation.consumer) + 96 + MachineLimits().lease_count_max * _LEASE_BYTES
+        return len(operation.topic) + len(operation.consumer) + 96 + _LEASES_BYTES
     remembered = operation.count_max * _RANGE_BYTES if operation.attempt else 0
     return len(operation.topic) + len(operation.consumer) + len(operation.attempt) + 64 + remembered
 

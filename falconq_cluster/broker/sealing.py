@@ -3,8 +3,7 @@
 What lives here: the merging of single appends, the time at which operations expire, and how many keys they write.
 Rules: only appends that differ in nothing but their records are merged, and their times to expire are equal after
 rounding up: so one judgement of the machine is exact for each of them. An append that is to happen once stands alone.
-Order within a (topic, partition, level) is
-the order of submission.
+Order within a (topic, partition, level) is the order of submission.
 Must not know: sequences, epochs.
 """
 

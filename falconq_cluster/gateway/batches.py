@@ -130,18 +130,19 @@ class BatchRoutes:
         if key is not None and len(key) > IDEMPOTENCY_KEY_CHARS_MAX - PLACE_CHARS:
             most = IDEMPOTENCY_KEY_CHARS_MAX - PLACE_CHARS
             raise refuse("Idempotency-Key", f"the key of a batch has at most {most} characters")
-        if _has_events(call):
+        has_events = _has_events(call)
+        if has_events:
             refuse_key([] if key is None else [key])
             if is_atomic:
                 raise refuse("atomic", "events are appended each once, not all or nothing; send them as messages")
-        parts = await self._parts(call, ATOMIC_MESSAGES_MAX if is_atomic else BATCH_MESSAGES_MAX)
+        parts = await self._parts(call, ATOMIC_MESSAGES_MAX if is_atomic else BATCH_MESSAGES_MAX, has_events=has_events)
         await wait_min_index(self._service, call)
         trace = read_traceparent(call.headers(TRACEPARENT.name))
         requests: list[PublishRequest | FalconQError] = []
         turn_bytes = 0
         for place, part in enumerate(parts):
             own_key = None if key is None or is_atomic else f"{key}.{place}"
-            requests.append(self._request(part, call, topic, own_key, trace))
+            requests.append(self._request(part, call, topic, own_key, trace, is_event=has_events))
             turn_bytes += len(part)
             if place % TURN_MESSAGES == TURN_MESSAGES - 1 or turn_bytes >= TURN_BYTES:
                 turn_bytes = 0
@@ -169,13 +170,13 @@ class BatchRoutes:
         headers = REPLAYED if published[0].duplicate else {}
         return Answer(answers.encode_batch_results(published), index=published[0].index, headers=headers)
 
-    async def _parts(self, call: Call, count_max: int) -> list[bytes]:
+    async def _parts(self, call: Call, count_max: int, *, has_events: bool) -> list[bytes]:
         """The messages as they came. Raises: bad_request."""
         content_type = call.header("Content-Type")
         is_lines = content_type is not None and media_type(content_type) == NDJSON
-        if _has_events(call):
+        if has_events:
             check_structured(content_type or "", CLOUDEVENT_BATCH_JSON)
-        check_content_type(None if is_lines or _has_events(call) else content_type, call.header("Content-Encoding"))
+        check_content_type(None if is_lines or has_events else content_type, call.header("Content-Encoding"))
         body = await call.body()
         if is_lines:
             parts = [line for line in body.split(b"\n") if line.strip()]
@@ -191,9 +192,9 @@ class BatchRoutes:
         return parts
 
     def _request(
-        self, part: bytes, call: Call, topic: str, key: str | None, trace: str | None
+        self, part: bytes, call: Call, topic: str, key: str | None, trace: str | None, *, is_event: bool
     ) -> PublishRequest | FalconQError:
-        read = read_structured if _has_events(call) else publish_request
+        read = read_structured if is_event else publish_request
         try:
             request = read(part, topic, depth_max=self._json_depth_max, deadline_ms=call.deadline_ms)
             if key is not None and request.producer is not None:

@@ -8,13 +8,11 @@ Must not know: aiohttp, the log, how a consumer's place is kept.
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
-
 import msgspec
 
 from falconq_cluster.broker.consumer_requests import ConsumerInfo, ConsumerRequest, SeekRequest
 from falconq_cluster.gateway.bodies import read_body
-from falconq_cluster.gateway.consistency import CONSISTENCY, LINEARIZABLE, wait_to_read
+from falconq_cluster.gateway.consistency import CONSISTENCY, next_page, wait_to_read
 from falconq_cluster.gateway.consumer_shapes import (
     DELETED,
     REDRIVEN,
@@ -171,11 +169,8 @@ class ConsumerRoutes:
         if not has_more:
             return Answer(_encoder.encode(ConsumerPageAnswer(shown, None)))
         following = shown[-1].consumer
-        parameters = {LIMIT.name: str(limit), AFTER.name: following}
-        if query.text(CONSISTENCY) == LINEARIZABLE:
-            parameters[CONSISTENCY.name] = LINEARIZABLE
-        link = f'</v1/topics/{topic}/consumers?{urlencode(parameters)}>; rel="next"'
-        return Answer(_encoder.encode(ConsumerPageAnswer(shown, following)), headers={"Link": link})
+        link = next_page(f"/v1/topics/{topic}/consumers", {LIMIT.name: limit, AFTER.name: following}, query)
+        return Answer(_encoder.encode(ConsumerPageAnswer(shown, following)), headers=link)
 
     async def consumer(self, call: Call) -> Answer:
         topic, consumer = _names(call)

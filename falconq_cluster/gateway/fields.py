@@ -20,9 +20,8 @@ import msgspec
 from falconq_cluster.config import NAME_PATTERN
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway.describing import IDEMPOTENCY_KEY, NAME_SCHEMA, NUMBER_MAX, PARTITION_MAX, says
+from falconq_cluster.machine.delaying import DELAY_MS_MAX
 
-DELAY_MS_MAX = 31_536_000_000
-"""A year, as machine/delaying.py judges it."""
 PARTITION_KEY_CHARS_MAX = 256
 HEADER_COUNT_MAX = 64
 HEADER_NAME_CHARS_MAX = 128

@@ -42,7 +42,7 @@ from falconq_cluster.gateway.seams import Service
 from falconq_cluster.gateway.shapes import MessageAnswer
 from falconq_cluster.machine.burying import REASON_CHARS_MAX
 from falconq_cluster.machine.machine import DEFAULT_LIMITS
-from falconq_cluster.machine.settings import DELAY_MS_MAX, LEASE_MS_MAX, LEASE_MS_MIN
+from falconq_cluster.machine.settings import LEASE_MS_MAX, LEASE_MS_MIN, RETURN_MS_MAX
 
 LEASES_MAX = DEFAULT_LIMITS.lease_count_max
 BYTES_MAX = 2**31 - 1
@@ -83,7 +83,7 @@ class NackBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     id: LeaseId
     delay_ms: Annotated[
-        Annotated[int, msgspec.Meta(ge=0, le=DELAY_MS_MAX)] | None,
+        Annotated[int, msgspec.Meta(ge=0, le=RETURN_MS_MAX)] | None,
         says("Not before so many milliseconds. Unset: as the topic's `retry` says."),
     ] = msgspec.field(name="delayMs", default=None)
     priority: Annotated[

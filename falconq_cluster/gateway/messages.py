@@ -27,7 +27,6 @@ from falconq_cluster.gateway.cloudevents import (
 )
 from falconq_cluster.gateway.describing import IDEMPOTENCY_KEY, JSON, MIN_INDEX, Body, Number, Operation, Reply, Text
 from falconq_cluster.gateway.fields import (
-    DELAY_MS_MAX,
     PARTITION_KEY_CHARS_MAX,
     PublishBody,
     check_encoding,
@@ -46,6 +45,7 @@ from falconq_cluster.gateway.seams import Service
 from falconq_cluster.gateway.seed import PROBLEMS_OF_PUBLISHES, PUBLISH_EXAMPLE, REPLAYED, read_json_publish
 from falconq_cluster.gateway.shapes import PublishAnswer
 from falconq_cluster.gateway.tracing import TRACEPARENT, read_traceparent
+from falconq_cluster.machine.delaying import DELAY_MS_MAX
 
 PRIORITY = "FalconQ-Priority"
 KEY = "FalconQ-Key"

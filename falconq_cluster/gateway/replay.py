@@ -8,11 +8,9 @@ Must not know: aiohttp, how pages are read.
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
-
 from falconq_cluster.broker.requests import ReplayPage, ReplayRequest
 from falconq_cluster.gateway import answers
-from falconq_cluster.gateway.consistency import CONSISTENCY, LINEARIZABLE, wait_to_read
+from falconq_cluster.gateway.consistency import CONSISTENCY, next_page, wait_to_read
 from falconq_cluster.gateway.describing import (
     MIN_INDEX,
     NDJSON,
@@ -112,6 +110,4 @@ def _next_page(request: ReplayRequest, page: ReplayPage, asked: Query) -> dict[s
     query: dict[str, int | str] = {FROM.name: f"{FROM_OFFSET}{page.next_offset}", LIMIT.name: request.limit}
     if request.partition is not None:
         query[PARTITION.name] = request.partition
-    if asked.text(CONSISTENCY) == LINEARIZABLE:
-        query[CONSISTENCY.name] = LINEARIZABLE
-    return {"Link": f'</v1/topics/{request.topic}/messages?{urlencode(query, safe=":")}>; rel="next"'}
+    return next_page(f"/v1/topics/{request.topic}/messages", query, asked)

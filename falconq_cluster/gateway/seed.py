@@ -9,7 +9,6 @@ Must not know: aiohttp, the log.
 from __future__ import annotations
 
 from dataclasses import replace
-from urllib.parse import urlencode
 
 from falconq_cluster.broker.requests import (
     ORDER_DELIVERY,
@@ -21,7 +20,7 @@ from falconq_cluster.broker.requests import (
     PublishRequest,
 )
 from falconq_cluster.gateway import answers
-from falconq_cluster.gateway.consistency import CONSISTENCY, LINEARIZABLE, wait_to_read
+from falconq_cluster.gateway.consistency import CONSISTENCY, next_page, wait_to_read
 from falconq_cluster.gateway.describing import (
     CONSUMER_ID,
     IDEMPOTENCY_KEY,
@@ -274,6 +273,4 @@ def _next_page(request: PeekRequest, batch: Batch, asked: Query) -> dict[str, st
     query: dict[str, int | str] = {"offset": batch.next_offset, "batch": request.batch}
     if request.partition is not None:
         query[PARTITION.name] = request.partition
-    if asked.text(CONSISTENCY) == LINEARIZABLE:
-        query[CONSISTENCY.name] = LINEARIZABLE
-    return {"Link": f'</topic/{request.topic}/peek?{urlencode(query)}>; rel="next"'}
+    return next_page(f"/topic/{request.topic}/peek", query, asked)

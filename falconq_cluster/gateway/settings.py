@@ -21,12 +21,12 @@ from falconq_cluster.gateway.fields import depth_exceeds, refuse, shown
 from falconq_cluster.machine.machine import DEFAULT_LIMITS
 from falconq_cluster.machine.settings import (
     AGED,
-    DELAY_MS_MAX,
     DROP_OLDEST,
     FACTOR_ONE,
     LEASE_MS_MAX,
     LEASE_MS_MIN,
     OVERFLOWS,
+    RETURN_MS_MAX,
     STRICT,
     WEIGHTED,
     Retention,
@@ -160,8 +160,18 @@ def _number_setting(field: str, least: int, most: int, text: str) -> Setting:
 _RETRY_SCHEMA: Schema = {
     "type": "object",
     "properties": {
-        "minMs": {"type": "integer", "minimum": 0, "maximum": DELAY_MS_MAX, "description": "After the first failure."},
-        "maxMs": {"type": "integer", "minimum": 0, "maximum": DELAY_MS_MAX, "description": "Never longer than this."},
+        "minMs": {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": RETURN_MS_MAX,
+            "description": "After the first failure.",
+        },
+        "maxMs": {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": RETURN_MS_MAX,
+            "description": "Never longer than this.",
+        },
         "factor": {
             "type": "number",
             "minimum": 1,

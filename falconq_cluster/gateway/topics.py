@@ -9,12 +9,11 @@ Must not know: aiohttp, the log.
 from __future__ import annotations
 
 import re
-from urllib.parse import urlencode
 
 from falconq_cluster.broker.requests import TopicInfo, TopicRequest
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway import answers
-from falconq_cluster.gateway.consistency import CONSISTENCY, LINEARIZABLE, wait_to_read
+from falconq_cluster.gateway.consistency import CONSISTENCY, next_page, wait_to_read
 from falconq_cluster.gateway.describing import (
     JSON,
     MIN_INDEX,
@@ -142,11 +141,8 @@ class TopicRoutes:
         if len(found) <= limit:
             return Answer(answers.encode_topic_page(page, None))
         following = page[-1].topic
-        parameters = {LIMIT.name: str(limit), AFTER.name: following}
-        if query.text(CONSISTENCY) == LINEARIZABLE:
-            parameters[CONSISTENCY.name] = LINEARIZABLE
-        link = f'</v1/topics?{urlencode(parameters)}>; rel="next"'
-        return Answer(answers.encode_topic_page(page, following), headers={"Link": link})
+        link = next_page("/v1/topics", {LIMIT.name: limit, AFTER.name: following}, query)
+        return Answer(answers.encode_topic_page(page, following), headers=link)
 
     async def topic(self, call: Call) -> Answer:
         topic = read_name(call.topic, "topic")

@@ -110,6 +110,15 @@ def without_marks(headers: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if not name.startswith(PREFIX)}
 
 
+def redriver_of(turn: Turn, grave: TopicState) -> ConsumerState:
+    """The consumer of dead letters whose place is that of the redrive, made where it is missing."""
+    consumer = grave.consumers.get(REDRIVER)
+    if consumer is None:
+        consumer = create_consumer(turn, grave, REDRIVER)
+        consumer.config = ConsumerConfig(expire_after_ms=0)
+    return consumer
+
+
 def _grave_of(turn: Turn, topic: TopicState) -> TopicState:
     """The topic's dead letters: made, and given the levels that the topic gained, where that is missing."""
     name = dead_letter_topic(topic.name, topic.config)
@@ -125,6 +134,5 @@ def _grave_of(turn: Turn, topic: TopicState) -> TopicState:
             grave.configure(replace(grave.config, levels=levels), turn.next_number())
         turn.put(keys.topic_key(name), grave.row())
         turn.events.append(TopicChanged(name))
-    if REDRIVER not in grave.consumers:
-        create_consumer(turn, grave, REDRIVER).config = ConsumerConfig(expire_after_ms=0)
+    redriver_of(turn, grave)
     return grave

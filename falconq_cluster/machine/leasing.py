@@ -41,7 +41,7 @@ from falconq_cluster.machine.holdings import Held, Phase
 from falconq_cluster.machine.queueing import Taken
 from falconq_cluster.machine.rows import LeaseRow
 from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, take_next
-from falconq_cluster.machine.settings import DELAY_MS_MAX, LEASE_MS_MAX, LEASE_MS_MIN
+from falconq_cluster.machine.settings import LEASE_MS_MAX, LEASE_MS_MIN, RETURN_MS_MAX
 from falconq_cluster.machine.state import ConsumerState, TopicState
 from falconq_cluster.machine.subscriptions import Ordering, StreamKind
 from falconq_cluster.machine.turn import Turn
@@ -255,8 +255,8 @@ def _mistake(item: SettleItem, topic: TopicState) -> str | None:
         return f"a reason has at most {REASON_CHARS_MAX} characters, not {len(item.reason)}"
     if item.kind is SettleKind.EXTEND and not LEASE_MS_MIN <= item.ms <= LEASE_MS_MAX:
         return f"a lease is extended by {LEASE_MS_MIN} to {LEASE_MS_MAX} ms, not {item.ms}"
-    if item.kind is SettleKind.NACK and not -1 <= item.ms <= DELAY_MS_MAX:
-        return f"a message is given back for 0 to {DELAY_MS_MAX} ms, not {item.ms}"
+    if item.kind is SettleKind.NACK and not -1 <= item.ms <= RETURN_MS_MAX:
+        return f"a message is given back for 0 to {RETURN_MS_MAX} ms, not {item.ms}"
     if not -1 <= item.priority < level_count:
         return f"the topic has levels 0 to {level_count - 1}, not {item.priority}"
     return None

@@ -11,16 +11,15 @@ Must not know: who proposes the chunks.
 from __future__ import annotations
 
 from falconq_cluster.machine import keys
-from falconq_cluster.machine.burying import CONSUMER, PARTITION, REDRIVER, TOPIC, without_marks
+from falconq_cluster.machine.burying import CONSUMER, PARTITION, TOPIC, redriver_of, without_marks
 from falconq_cluster.machine.commands import Range, Refused
-from falconq_cluster.machine.consumers import create_consumer
 from falconq_cluster.machine.events import LeftUndone
 from falconq_cluster.machine.moving import Mover, read_headers, write_headers
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.scheduling import ALL_PARTITIONS, Demand, take_next
 from falconq_cluster.machine.settings import dead_letter_topic
 from falconq_cluster.machine.state import ConsumerState, TopicState
-from falconq_cluster.machine.subscriptions import ConsumerConfig, Redrive, Redriven
+from falconq_cluster.machine.subscriptions import Redrive, Redriven
 from falconq_cluster.machine.turn import Turn
 
 
@@ -35,7 +34,7 @@ def redrive(turn: Turn, operation: Redrive) -> Redriven | Refused:
     grave = turn.state.topics.get(name)
     if grave is None or not grave.is_dead_letters:
         return Redriven(topic.name, name, 0)
-    waiting = _waiting_count(grave, _redriver(turn, grave))
+    waiting = _waiting_count(grave, redriver_of(turn, grave))
     count = min(operation.count_max or waiting, waiting)
     if count:
         grave.redrive_left, grave.redrive_to = count, topic.name
@@ -55,7 +54,7 @@ def redrive_on(turn: Turn, grave: TopicState) -> None:
 
 def redrive_chunk(turn: Turn, grave: TopicState) -> None:
     """Moves as many dead letters as the entry has room for, and counts down what is left."""
-    consumer = _redriver(turn, grave)
+    consumer = redriver_of(turn, grave)
     if consumer.is_paused or grave.redrive_to not in turn.state.topics:
         grave.redrive_left = 0
         return
@@ -92,14 +91,6 @@ def _move(turn: Turn, grave: TopicState, found: Range, mover: Mover) -> None:
 
 def _numbers(topic: TopicState) -> list[str]:
     return [str(partition.number) for partition in topic.partitions]
-
-
-def _redriver(turn: Turn, grave: TopicState) -> ConsumerState:
-    consumer = grave.consumers.get(REDRIVER)
-    if consumer is None:
-        consumer = create_consumer(turn, grave, REDRIVER)
-        consumer.config = ConsumerConfig(expire_after_ms=0)
-    return consumer
 
 
 def _waiting_count(grave: TopicState, consumer: ConsumerState) -> int:

@@ -15,7 +15,7 @@ import msgspec
 STRICT, WEIGHTED, AGED = "strict", "weighted", "aged"
 LEASE_MS_MIN = 100
 LEASE_MS_MAX = 43_200_000
-DELAY_MS_MAX = 604_800_000
+RETURN_MS_MAX = 604_800_000
 """The longest that a message waits to be given again."""
 FACTOR_ONE = 1000
 """Factors are thousandths: the machine has no fractions."""

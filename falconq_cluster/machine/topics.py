@@ -28,11 +28,11 @@ from falconq_cluster.machine.names import is_name
 from falconq_cluster.machine.rows import AdditionRow, DeletionRow
 from falconq_cluster.machine.settings import (
     AGED,
-    DELAY_MS_MAX,
     FACTOR_ONE,
     LEASE_MS_MAX,
     LEASE_MS_MIN,
     OVERFLOWS,
+    RETURN_MS_MAX,
     STRICT,
     WEIGHTED,
     Retry,
@@ -176,9 +176,9 @@ def _delivery_mistakes(config: TopicConfig) -> list[Mistake]:
 
 
 def _retry_mistakes(retry: Retry) -> list[Mistake]:
-    if not 0 <= retry.min_ms <= retry.max_ms <= DELAY_MS_MAX:
+    if not 0 <= retry.min_ms <= retry.max_ms <= RETURN_MS_MAX:
         text = f"'retry' waits from {retry.min_ms} to {retry.max_ms} ms; 'minMs' is from 0 to 'maxMs', and that is"
-        return [("retry", f"{text} at most {DELAY_MS_MAX}.")]
+        return [("retry", f"{text} at most {RETURN_MS_MAX}.")]
     if not FACTOR_ONE <= retry.factor <= FACTOR_MAX * FACTOR_ONE:
         return [("retry", f"'retry' has a 'factor' that is not from 1 to {FACTOR_MAX}.")]
     return []
