@@ -20,7 +20,7 @@ import aiohttp
 from tests.cluster.clients import Http
 from tests.cluster.harness import Cluster
 from tests.cluster.processes import Node
-from tests.cluster.test_leases import Queue
+from tests.cluster.test_leases import Queue, Troubled
 from tests.cluster.waiting import until
 
 GUIDE = Path(__file__).parents[2] / "docs" / "consumers.md"
@@ -87,7 +87,7 @@ async def work(queue: Queue, nodes: list[Node], chance: random.Random, is_over: 
                 else:
                     continue
                 await queue.post(chance.choice(nodes), "ack", body)
-        except (aiohttp.ClientError, TimeoutError, AssertionError):
+        except (aiohttp.ClientError, TimeoutError, Troubled):
             # A node that was killed, or said that it has no leader: what was leased comes again.
             await asyncio.sleep(0.05)
 

@@ -129,6 +129,10 @@ async def test_a_stream_goes_on_through_another_node_as_the_guide_says_though_th
     await asyncio.gather(*(process.wait() for process in (first, second, third, last)))
 
 
+class Troubled(Exception):
+    """A node refused, or does not know what became of it, as one may whose leader was killed."""
+
+
 @dataclass
 class Queue:
     """One consumer of one topic, through any node."""
@@ -143,6 +147,8 @@ class Queue:
 
     async def pull(self, node: Node, **wanted: Any) -> list[dict[str, Any]]:
         answer = await self.post(node, "pull", {"leaseMs": LEASE_MS} | wanted)
+        if answer.status in {429, 503, 504}:
+            raise Troubled(answer)
         assert answer.status in {200, 204}, answer
         return list(answer.body.get("deliveries", []))
 
@@ -257,7 +263,7 @@ async def work(queue: Queue, nodes: list[Node], chance: random.Random, deliverie
     while len(deliveries.settled) < count:
         try:
             got = await queue.pull(chance.choice(nodes), max=chance.randint(1, 8), waitMs=300)
-        except (aiohttp.ClientError, TimeoutError, AssertionError):
+        except (aiohttp.ClientError, TimeoutError, Troubled):
             await asyncio.sleep(0.05)
             continue
         for delivery in got:

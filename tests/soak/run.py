@@ -68,6 +68,9 @@ async def run(
         finally:
             if sampler is not None:
                 sampler.cancel()
+                (ended,) = await asyncio.gather(sampler, return_exceptions=True)
+                if isinstance(ended, Exception):
+                    console.print(f"memory and files were no longer sampled: {ended!r}")
             cluster.close()
     return Report(seed, seconds, kills, dict(world.done), dict(world.broken), world.examples, samples)
 
