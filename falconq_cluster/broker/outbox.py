@@ -20,6 +20,7 @@ from falconq_cluster.broker.sealing import KeyCount, SealedOperation, seal
 from falconq_cluster.broker.waiters import Outcome, Waiter
 from falconq_cluster.clock import Clock
 from falconq_cluster.errors import FalconQError
+from falconq_cluster.machine.amends import AmendOperation
 from falconq_cluster.machine.appends import AppendedMany, AppendMany
 from falconq_cluster.machine.commands import (
     Append,
@@ -324,6 +325,8 @@ def _size(operation: ClientOperation) -> int:
         size = sum(len(part.records) + _PART_BYTES for part in operation.parts)
         named = 0 if operation.once is None else len(operation.once.name) + _ONCE_BYTES
         return size + len(operation.topic) + 64 + len(operation.expected) * _EXPECTED_BYTES + named
+    if isinstance(operation, AmendOperation):
+        return len(operation.topic) + 96
     if isinstance(operation, TopicOperation):
         levels = operation.given.levels or () if isinstance(operation, SetTopic) else ()
         scheduler = operation.given.scheduler if isinstance(operation, SetTopic) else None

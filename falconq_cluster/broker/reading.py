@@ -24,7 +24,8 @@ from falconq_cluster.broker.requests import (
 )
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import Leased, Pulled, TopicSet
-from falconq_cluster.machine.views import DeliveredMessage, Order, TopicView, Views
+from falconq_cluster.machine.reading import DeliveredMessage
+from falconq_cluster.machine.views import Order, TopicView, Views
 
 
 def consumed_batch(views: Views, request: ConsumeRequest, pulled: Pulled | None, index: int) -> Batch:

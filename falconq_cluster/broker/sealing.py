@@ -16,6 +16,8 @@ from msgspec.structs import replace
 
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.broker.waiters import Waiter
+from falconq_cluster.machine.amending import AMEND_KEYS_MAX
+from falconq_cluster.machine.amends import AmendOperation
 from falconq_cluster.machine.appends import AppendMany
 from falconq_cluster.machine.commands import (
     Append,
@@ -80,6 +82,9 @@ class KeyCount:
         if isinstance(operation, Redrive):
             # A batch and its partition each, the cursors, the topic and the consumer.
             self.count += 2 * _MOVED_MAX + _PARTITIONS_MAX + 2
+            return
+        if isinstance(operation, AmendOperation):
+            self.count += AMEND_KEYS_MAX
             return
         if isinstance(operation, AppendMany):
             # A batch and perhaps a partition each, and the topic.

@@ -15,6 +15,7 @@ from enum import IntEnum
 
 import msgspec
 
+from falconq_cluster.machine.amends import AmendOperation, MessageChanged
 from falconq_cluster.machine.appends import AppendedMany, AppendMany, Ripen
 from falconq_cluster.machine.keeping import Purge, Purged, TrimLevels
 from falconq_cluster.machine.operation import Once, Operation
@@ -188,7 +189,16 @@ class Settle(Operation, frozen=True, tag=21):
 
 TopicOperation = SetTopic | DeleteTopic | Purge
 ClientOperation = (
-    Append | AppendOnce | AppendMany | Pull | LeasePull | Settle | TopicOperation | ConsumerOperation | QueueOperation
+    Append
+    | AppendOnce
+    | AppendMany
+    | AmendOperation
+    | Pull
+    | LeasePull
+    | Settle
+    | TopicOperation
+    | ConsumerOperation
+    | QueueOperation
 )
 """What clients ask for; has a time to expire."""
 AnyOperation = ClientOperation | OpenOrigin | Tick | Form | SetDisk | Trim | TrimLevels | Reap | Ripen
@@ -319,6 +329,7 @@ Result = (
     | Appended
     | AppendedMany
     | Duplicate
+    | MessageChanged
     | Pulled
     | Leased
     | LeaseSettled

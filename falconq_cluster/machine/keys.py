@@ -66,6 +66,10 @@ _OFFSET = struct.Struct(">Q")
 _BATCH_KEY_BYTES = _LEVEL.size + _BATCH_TAIL.size
 _DUE = struct.Struct(">QQQII")
 _DELAYED = struct.Struct(">QQIIQ")
+_ID = struct.Struct(">QQI")
+NUMBER_MAX = (1 << 32) - 2
+"""Of a message within its log index: the number behind it has a key too."""
+INDEX_MAX = (1 << 64) - 1
 
 
 class Batch(NamedTuple):
@@ -201,6 +205,11 @@ def due_key(waiting: Waiting) -> bytes:
 
 def read_due_key(key: bytes) -> Waiting:
     return Waiting._make(_DUE.unpack_from(key, 1))
+
+
+def ids_range(prefix: bytes, topic: int, log_index: int, number: int) -> tuple[bytes, bytes]:
+    """(start, stop) of the keys of one log index whose first number is at most this one, below DELAYED."""
+    return prefix + _ID.pack(topic, log_index, 0), prefix + _ID.pack(topic, log_index, number + 1)
 
 
 def delayed_key(waiting: Waiting) -> bytes:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from falconq_cluster.machine import keys
+from falconq_cluster.machine.amending import cancel_message, change_message
+from falconq_cluster.machine.amends import CancelMessage, ChangeMessage
 from falconq_cluster.machine.appending import append, append_many
 from falconq_cluster.machine.appends import AppendMany, Ripen
 from falconq_cluster.machine.commands import (
@@ -207,6 +209,10 @@ def _apply_operation(turn: Turn, operation: AnyOperation) -> Result:
             return append(turn, operation)
         case AppendMany():
             return append_many(turn, operation)
+        case ChangeMessage():
+            return change_message(turn, operation)
+        case CancelMessage():
+            return cancel_message(turn, operation)
         case Pull():
             return pull(turn, operation)
         case OpenOrigin():

@@ -81,6 +81,14 @@ def batch_records(value: bytes, *, skip: int = 0) -> Iterator[Record]:
     return _records(value, _BATCH.size, skip)
 
 
+def cut_records(records: bytes, place: int) -> tuple[bytes, bytes, bytes]:
+    """Packed records as (those before the one at the place, it, those behind). Raises: RecordError without one."""
+    start, end = 0, _record_end(records, 0)
+    for _ in range(place):
+        start, end = end, _record_end(records, end)
+    return records[:start], records[start:end], records[end:]
+
+
 def record_keys(value: bytes) -> list[bytes | None]:
     """The keys of a stored batch's records, in their order. Raises: RecordError."""
     found: list[bytes | None] = []
@@ -122,6 +130,16 @@ def _records(data: bytes, position: int, skip: int) -> Iterator[Record]:
             )
         number += 1
         position = end
+
+
+def _record_end(data: bytes, position: int) -> int:
+    if position + _RECORD.size > len(data):
+        error = f"there is no record at byte {position} of {len(data)}"
+        raise RecordError(error)
+    lengths: tuple[int, int, int] = _RECORD.unpack_from(data, position)
+    message_length, key_length, headers_length = lengths
+    optional = (0 if key_length == _NO_KEY else key_length) + (0 if headers_length == _NO_HEADERS else headers_length)
+    return position + _RECORD.size + message_length + optional
 
 
 def _key(data: bytes, number: int) -> str:

@@ -49,6 +49,8 @@ class MachineLimits:
     """Messages that one entry moves to the dead letters or back: a key or two each (P12)."""
     move_bytes_max: int = 2 * 1024 * 1024
     """Read and written for it; one message alone may be larger."""
+    amend_bytes_max: int = 2 * 1024 * 1024
+    """Of the record batches out of which one entry takes messages; one batch alone may be larger."""
     trim_batches_max: int = 400
     """Record batches of which one command trims something: each may be of another partition, whose row is a key."""
     aside_max: int = 100
@@ -251,6 +253,12 @@ class Delays:
     def added(self, count: int, due_ms: int) -> None:
         self.count += count
         self.next_ms = due_ms if self.next_ms is None else min(self.next_ms, due_ms)
+
+    def removed(self, count: int) -> None:
+        """Some wait no more. What is next may be later than `next_ms` now: then a Ripen finds nothing, and sees it."""
+        self.count -= count
+        if not self.count:
+            self.next_ms = None
 
 
 @dataclass(slots=True)

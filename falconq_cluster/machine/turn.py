@@ -33,6 +33,7 @@ class Turn:
         "_cursors",
         "_ordinal",
         "_partitions",
+        "amend_bytes",
         "aside_left",
         "changes",
         "events",
@@ -61,6 +62,8 @@ class Turn:
         """How much more the entry may move from one topic to another (P12)."""
         self.aside_left = limits.aside_max
         """How many more messages the entry may set aside (P12)."""
+        self.amend_bytes = 0
+        """Of batches that were written anew because of one message (P12)."""
         self._ordinal = 0
         self._partitions: dict[tuple[int, int], PartitionState] = {}
         self._consumers: dict[tuple[int, int], tuple[TopicState, ConsumerState]] = {}
@@ -94,6 +97,15 @@ class Turn:
         if value is None:
             raise CorruptionError(f"there is nothing at key {key.hex()}")
         return value
+
+    def last_key(self, start: bytes, stop: bytes) -> bytes | None:
+        """The last key with start <= key < stop, as the present entry leaves the store so far."""
+        changed = {key: value is not None for key, value in self.changes if start <= key < stop}
+        found = max((key for key, is_there in changed.items() if is_there), default=None)
+        for key in self.reader.scan_keys(start, stop, reverse=True):
+            if key not in changed:
+                return key if found is None else max(key, found)
+        return found
 
     def delete(self, key: bytes) -> None:
         self.changes.append((key, None))

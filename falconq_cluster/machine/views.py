@@ -11,29 +11,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge, nsmallest
-from itertools import islice
 from typing import Literal
 
-import msgspec
-
-from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Range
 from falconq_cluster.machine.consumer_views import ConsumerViews
 from falconq_cluster.machine.consumers import in_flight_max_of
-from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.levels import LevelState, PartitionState, first_undelivered
 from falconq_cluster.machine.machine import Machine
-from falconq_cluster.machine.records import batch_records, read_batch_header
+from falconq_cluster.machine.message_views import MessageViews
+from falconq_cluster.machine.reading import DeliveredMessage, Reading, read_messages
 from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.machine.state import TopicState
 from falconq_cluster.storage.store import Reader
 
 PEEK_BYTES_MAX = 4 * 1024 * 1024
-
-_NO_OFFSET = (1 << 64) - 1
-_NO_BATCH = (keys.batch_key(keys.level_prefix(0, 0, 0), Batch(_NO_OFFSET, 0, 0, 0)), b"")
-"""Stands behind all batches."""
 
 Order = Literal["offset", "delivery"]
 
@@ -60,21 +52,6 @@ class PartitionStatus:
     """Messages stored, by level."""
     size_bytes: int
     """Of the packed records stored."""
-
-
-class DeliveredMessage(msgspec.Struct, frozen=True, gc=False):
-    """A message with its place."""
-
-    id: str
-    message: bytes
-    """JSON, as it was published."""
-    level: int
-    offset: int
-    partition: int
-    timestamp_ms: int
-    headers: bytes | None
-    """A JSON object."""
-    key: str | None
 
 
 class Views:
@@ -121,6 +98,11 @@ class Views:
     def consumers(self) -> ConsumerViews:
         """What can be seen of consumers."""
         return ConsumerViews(self._machine.state, self._reader)
+
+    @property
+    def messages(self) -> MessageViews:
+        """What can be seen of one message by its id."""
+        return MessageViews(self._machine.state, self._reader)
 
     def consumer_exists(self, name: str, consumer: str) -> bool:
         topic = self._topic(name)
@@ -196,12 +178,12 @@ class Views:
         """The messages of a pull, in its order. Raises: CorruptionError when one is not there, RecordError."""
         topic = self._machine.state.topics[name]
         messages: list[DeliveredMessage] = []
-        readings: dict[bytes, _Reading] = {}
+        readings: dict[bytes, Reading] = {}
         for wanted in ranges:
             prefix = topic.partitions[wanted.partition].levels[wanted.level].prefix
             reading = readings.get(prefix)
             if reading is None:
-                reading = readings[prefix] = _Reading(self._reader, prefix)
+                reading = readings[prefix] = Reading(self._reader, prefix)
             messages += reading.read(wanted)
         return messages
 
@@ -255,45 +237,7 @@ class Views:
             batch = keys.read_batch_key(key)
             first = max(batch.base, offset)
             count = batch.base + batch.record_count - first
-            yield from _messages(value, Range(partition, level, batch.base, first, count))
-
-
-class _Reading:
-    """Reads ranges of one level; those that are in its order, with others between them or not, cost one scan."""
-
-    def __init__(self, reader: Reader, prefix: bytes) -> None:
-        self._reader = reader
-        self._prefix = prefix
-        self._batches: Iterator[tuple[bytes, bytes]] = iter(())
-        self._base = _NO_OFFSET
-        """Of the batch that is being read."""
-        self._value = b""
-        self._messages: Iterator[DeliveredMessage] = iter(())
-        self._next = 0
-        """Offset of what `_messages` gives next."""
-
-    def read(self, wanted: Range) -> list[DeliveredMessage]:
-        """Raises: CorruptionError when one is not there, RecordError."""
-        if wanted.batch_offset != self._base:
-            self._seek(wanted.batch_offset)
-            self._next = -1
-        if wanted.offset != self._next:
-            rest = Range(wanted.partition, wanted.level, self._base, wanted.offset, _NO_OFFSET)
-            self._messages = _messages(self._value, rest)
-        found = list(islice(self._messages, wanted.count)) if self._base == wanted.batch_offset else []
-        if len(found) != wanted.count:
-            raise CorruptionError(f"{len(found)} of {wanted} are in the store, in level {self._prefix.hex()}")
-        self._next = wanted.offset + wanted.count
-        return found
-
-    def _seek(self, base: int) -> None:
-        """Stand at the batch of this base offset, or behind where it would be."""
-        if base < self._base:
-            self._base = -1
-            self._batches = self._reader.scan(keys.batches_from(self._prefix, base), keys.prefix_end(self._prefix))
-        while self._base < base:
-            key, self._value = next(self._batches, _NO_BATCH)
-            self._base = keys.read_batch_key(key).base
+            yield from read_messages(value, Range(partition, level, batch.base, first, count))
 
 
 def _view(topic: TopicState) -> TopicView:
@@ -323,24 +267,6 @@ def _status(partition: PartitionState) -> PartitionStatus:
         depth=[level.retained_count for level in partition.levels],
         size_bytes=sum(level.retained_bytes for level in partition.levels),
     )
-
-
-def _messages(value: bytes, wanted: Range) -> Iterator[DeliveredMessage]:
-    header = read_batch_header(value)
-    skip = wanted.offset - wanted.batch_offset
-    for place, record in enumerate(batch_records(value, skip=skip), start=skip):
-        if place == skip + wanted.count:
-            return
-        yield DeliveredMessage(
-            id=f"{header.log_index}.{header.first_id + place}",
-            message=record.message,
-            level=wanted.level,
-            offset=wanted.batch_offset + place,
-            partition=wanted.partition,
-            timestamp_ms=header.timestamp_ms,
-            headers=record.headers,
-            key=record.key,
-        )
 
 
 def _bounded(found: Iterator[DeliveredMessage], count: int, bytes_max: int) -> list[DeliveredMessage]:

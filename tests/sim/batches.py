@@ -20,9 +20,10 @@ from falconq_cluster.machine.commands import Duplicate, Refused
 from falconq_cluster.machine.deduping import digest_of
 from falconq_cluster.machine.machine import Machine
 from falconq_cluster.machine.operation import Once
+from falconq_cluster.machine.reading import DeliveredMessage
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.rows import DelayedRow, decode_row
-from falconq_cluster.machine.views import DeliveredMessage, Views
+from falconq_cluster.machine.views import Views
 from falconq_cluster.storage.store import Reader
 from tests.sim.cluster import Host, SimCluster
 from tests.sim.nodes import RunningNode

@@ -33,9 +33,9 @@ from falconq_cluster.machine.commands import (
 )
 from falconq_cluster.machine.keeping import Purged
 from falconq_cluster.machine.operation import Once
+from falconq_cluster.machine.reading import DeliveredMessage
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.subscriptions import Redriven
-from falconq_cluster.machine.views import DeliveredMessage
 from tests.sim.admins import Admin
 from tests.sim.cluster import Host, SimCluster
 from tests.sim.nodes import RunningNode

@@ -14,7 +14,8 @@ from random import Random
 
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import Appended
-from falconq_cluster.machine.views import DeliveredMessage, Views
+from falconq_cluster.machine.reading import DeliveredMessage
+from falconq_cluster.machine.views import Views
 from tests.sim.cluster import Host, SimCluster
 from tests.sim.nodes import RunningNode
 from tests.sim.world import US_PER_MS, Violation

@@ -16,13 +16,13 @@ from falconq_cluster.machine.commands import (
     SettleItem,
     SettleKind,
 )
+from falconq_cluster.machine.reading import DeliveredMessage
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.subscriptions import (
     Reap,
 )
-from falconq_cluster.machine.views import DeliveredMessage
 from tests.unit.machine.helpers import Node
 
 NONCE = bytes(16)

@@ -6,6 +6,7 @@ import pytest
 
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys, rows
+from falconq_cluster.machine.amends import CancelMessage, ChangeMessage
 from falconq_cluster.machine.appends import AppendMany, Part, Ripen
 from falconq_cluster.machine.commands import (
     ANY_VERSION,
@@ -101,6 +102,15 @@ MANY_COMMAND = (
 def test_an_append_of_many_has_its_golden_bytes_and_is_read_back():
     assert encode_command(MANY).hex() == MANY_COMMAND
     assert decode_command(bytes.fromhex(MANY_COMMAND)) == MANY
+
+
+AMENDS = Command("n1", 5, 6, [ChangeMessage(1000, "t", 7, 2, 1, 9, 3, 500, -1), CancelMessage(1000, "t", 7, 2, 1, 9)])
+AMENDS_COMMAND = "010200050000000000000006000000000000006e31929a2acd03e8a1740702010903cd01f4ff972bcd03e8a17407020109"
+
+
+def test_changes_of_messages_have_their_golden_bytes_and_are_read_back():
+    assert encode_command(AMENDS).hex() == AMENDS_COMMAND
+    assert decode_command(bytes.fromhex(AMENDS_COMMAND)) == AMENDS
 
 
 TOPIC_CHANGES = Command(
