@@ -1,8 +1,8 @@
 """Bodies that are no JSON of ours, as messages.
 
 What lives here: how raw bytes become a message, and how text names a level.
-Rules: a message is always JSON. Text in UTF-8 is a string, all else a string in base64, and the message's headers say
-which by `contentType` and `encoding`.
+Rules: a message is always JSON. Text and forms in UTF-8 are strings, all else is a string in base64, and the message's headers
+say which by `contentType` and `encoding`.
 Must not know: aiohttp, routes.
 """
 
@@ -16,6 +16,8 @@ from falconq_cluster.gateway.fields import media_type
 
 PRIORITY_DIGITS_MAX = 5
 """As many as the largest number of a level in a JSON body has."""
+FORM = "application/x-www-form-urlencoded"
+"""What `curl -d` says of any body that it is not told the type of."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -23,11 +25,12 @@ _encoder = msgspec.json.Encoder()
 def raw_message(body: bytes, content_type: str) -> tuple[bytes, dict[str, str]]:
     """(message as JSON, headers that say how)."""
     headers = {"contentType": content_type}
-    if media_type(content_type).startswith("text/"):
+    name = media_type(content_type)
+    if name.startswith("text/") or name == FORM:
         try:
             return _encoder.encode(body.decode()), headers
         except UnicodeDecodeError:
-            pass  # In another charset, which base64 keeps.
+            pass  # In another charset, or no text: base64 keeps it.
     return _encoder.encode(b64encode(body).decode()), headers | {"encoding": "base64"}
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falconq_cluster.broker.requests import PublishRequest
-from falconq_cluster.gateway.raw import raw_message
+from falconq_cluster.gateway.raw import FORM, raw_message
 from tests.unit.gateway.rig import running_gateway
 
 PATH = "/v1/topics/t/messages"
@@ -38,6 +38,8 @@ async def test_a_json_body_asks_for_the_same_as_the_seed_route_and_is_answered_w
         (b"\xff", "text/plain", "/w==", "base64"),
         (b"\x00\x01", "application/octet-stream", "AAE=", "base64"),
         (b"", "text/plain", "", None),
+        (b"order 20", "application/x-www-form-urlencoded", "order 20", None),
+        (b"\xff", "application/x-www-form-urlencoded", "/w==", "base64"),
         (b"{}", "application/cbor", "e30=", "base64"),
     ],
 )
@@ -100,7 +102,7 @@ async def test_what_is_wrong_is_refused_and_the_broker_hears_nothing(headers: di
         assert rig.service.requests == []
 
 
-@given(st.binary(), st.sampled_from(["text/plain", "image/png", "text/csv; charset=latin-1"]))
+@given(st.binary(), st.sampled_from(["text/plain", "image/png", "text/csv; charset=latin-1", FORM]))
 def test_every_body_is_found_again_byte_for_byte(body: bytes, content_type: str):
     message, headers = raw_message(body, content_type)
     text = json.loads(message)
