@@ -1,8 +1,8 @@
 """Bodies that are no JSON of ours, as messages.
 
 What lives here: how raw bytes become a message, and how text names a level.
-Rules: a message is always JSON. Text and forms in UTF-8 are strings, all else is a string in base64, and the message's headers
-say which by `contentType` and `encoding`.
+Rules: a message is always JSON. Text and forms in UTF-8 are strings, all else is a string in base64, and the message's
+headers say which by `contentType` and `encoding`.
 Must not know: aiohttp, routes.
 """
 
