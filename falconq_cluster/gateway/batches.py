@@ -22,6 +22,7 @@ from falconq_cluster.gateway.cloudevents import (
     CLOUDEVENT,
     CLOUDEVENT_BATCH_JSON,
     STRUCTURED_SCHEMA,
+    batch_key,
     check_structured,
     read_structured,
     refuse_key,
@@ -100,7 +101,8 @@ BATCH = Operation(
                 "maxItems": BATCH_MESSAGES_MAX,
             },
         },
-        text="An array of messages, one message a line, or an array of CloudEvents, which can't be atomic.",
+        text="An array of messages, one message a line, or an array of CloudEvents. An atomic batch of events has one "
+        "key, of all their sources and ids in their order.",
         examples={JSON: [PUBLISH_EXAMPLE, {"message": "second"}]},
     ),
     replies=(Reply(text="What became of each.", body=BatchResultsAnswer, headers=("Idempotency-Replayed",)),),
@@ -133,8 +135,6 @@ class BatchRoutes:
         has_events = _has_events(call)
         if has_events:
             refuse_key([] if key is None else [key])
-            if is_atomic:
-                raise refuse("atomic", "events are appended each once, not all or nothing; send them as messages")
         parts = await self._parts(call, ATOMIC_MESSAGES_MAX if is_atomic else BATCH_MESSAGES_MAX, has_events=has_events)
         await wait_min_index(self._service, call)
         trace = read_traceparent(call.headers(TRACEPARENT.name))
@@ -148,13 +148,19 @@ class BatchRoutes:
                 turn_bytes = 0
                 await asyncio.sleep(0)
         if is_atomic:
-            return await self._publish_atomic(call, topic, key, requests)
+            return await self._publish_atomic(call, topic, key, requests, has_events=has_events)
         results = await self._publish_all(requests)
         index = max((result.index for result in results if isinstance(result, Published)), default=None)
         return Answer(answers.encode_batch_results(results), index=index)
 
     async def _publish_atomic(
-        self, call: Call, topic: str, key: str | None, requests: Sequence[PublishRequest | FalconQError]
+        self,
+        call: Call,
+        topic: str,
+        key: str | None,
+        requests: Sequence[PublishRequest | FalconQError],
+        *,
+        has_events: bool,
     ) -> Answer:
         messages: list[PublishRequest] = []
         for place, request in enumerate(requests):
@@ -164,6 +170,8 @@ class BatchRoutes:
                 text = "messages of an atomic batch have no 'producer'; give the batch an 'Idempotency-Key'"
                 raise refuse("producer", text).at_place(place)
             messages.append(request)
+        if has_events:
+            key = batch_key([message.idempotency_key for message in messages])
         published = await self._service.publish_atomic(
             AtomicRequest(topic=topic, messages=messages, idempotency_key=key, deadline_ms=call.deadline_ms)
         )

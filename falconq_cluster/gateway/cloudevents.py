@@ -3,7 +3,8 @@
 What lives here: events in structured and binary mode, and in batches, as publish requests.
 Rules (https://github.com/cloudevents/spec, v1.0.2, HTTP binding, JSON format): an event becomes the same message in
 each mode: its data is the message, its attributes are the message's headers, named as in binary mode. Source and id
-together are its key, so that it is appended once. `partitionkey` is its partition key, `falconqpriority` its level.
+together are its key, so that it is appended once; a batch that is appended as a whole has one key, of all of theirs.
+`partitionkey` is its partition key, `falconqpriority` its level, `falconqdelayms` and `falconqttlms` its timing.
 Must not know: aiohttp, routes.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from urllib.parse import unquote
 
@@ -19,6 +21,7 @@ import msgspec
 
 from falconq_cluster.broker.requests import PublishRequest
 from falconq_cluster.errors import FalconQError
+from falconq_cluster.gateway.describing import Number
 from falconq_cluster.gateway.fields import (
     HEADER_COUNT_MAX,
     HEADER_VALUE_CHARS_MAX,
@@ -29,7 +32,8 @@ from falconq_cluster.gateway.fields import (
     refuse,
     shown,
 )
-from falconq_cluster.gateway.raw import level_of_text, raw_message
+from falconq_cluster.gateway.query import read_number
+from falconq_cluster.gateway.raw import DELAY, TTL, Timing, level_of_text, raw_message
 
 CLOUDEVENT = "application/cloudevents"
 CLOUDEVENT_JSON = "application/cloudevents+json"
@@ -39,11 +43,23 @@ SPECVERSION = "1.0"
 REQUIRED = ("specversion", "id", "source", "type")
 PRIORITY = "falconqpriority"
 PARTITION_KEY = "partitionkey"
+DELAY_ATTRIBUTE = replace(DELAY, name="falconqdelayms", text="How long the event is kept back, in ms.")
+TTL_ATTRIBUTE = replace(TTL, name="falconqttlms", text="How long the event may be given, in ms.")
+"""Integers of events have 32 bits (section 2.4.1), a year in ms has more: a string of digits is taken as well."""
 DATA, DATA_BASE64, DATA_TYPE = "data", "data_base64", "datacontenttype"
 _TEXT = {"type": "string", "minLength": 1, "maxLength": 256}
+_INTEGER_MAX = 2**31 - 1
+
+
+def _number_schema(number: Number) -> dict[str, object]:
+    """Digits, or a whole number of CloudEvents' 32 bits."""
+    integer = {"type": "integer", "minimum": number.least, "maximum": _INTEGER_MAX}
+    return {"description": number.text, "anyOf": [integer, {"type": "string", "pattern": "^[0-9]{1,11}$"}]}
+
+
 STRUCTURED_SCHEMA: dict[str, object] = {
     "type": "object",
-    "description": "A CloudEvent in the JSON format. `partitionkey` and `falconqpriority` are its key and level.",
+    "description": "A CloudEvent in the JSON format. Extensions that are not named here are kept, too.",
     "required": list(REQUIRED),
     "properties": {
         "specversion": {"const": SPECVERSION, "description": "The version of CloudEvents."},
@@ -51,15 +67,19 @@ STRUCTURED_SCHEMA: dict[str, object] = {
         "source": {"description": "Where it happened: a URI reference.", **_TEXT},
         "type": {"description": "What kind of event it is.", **_TEXT},
         DATA: {"description": "The event's data: any JSON."},
+        PARTITION_KEY: {"description": "Its partition key.", **_TEXT},
+        PRIORITY: {"description": "Its level, by name or number.", "type": ["string", "integer"]},
+        **{name.name: _number_schema(name) for name in (DELAY_ATTRIBUTE, TTL_ATTRIBUTE)},
     },
     "additionalProperties": False,
 }
 EXAMPLE = {"specversion": SPECVERSION, "id": "17", "source": "/till/4", "type": "order.placed", DATA: {"order": 17}}
 
+UNTIMED = Timing()
+
 _NAME = re.compile(r"[a-z0-9]{1,100}", re.ASCII)
 """CloudEvents asks for no more than 20 characters, and allows more."""
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
-_INTEGER_MAX = 2**31 - 1
 _DIGEST_BYTES = 16
 
 _event_decoder: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -105,20 +125,29 @@ def binary_attributes(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 
 def read_binary(
-    attributes: Mapping[str, str], body: bytes, topic: str, *, depth_max: int, deadline_ms: int
+    attributes: Mapping[str, str],
+    body: bytes,
+    topic: str,
+    *,
+    depth_max: int,
+    deadline_ms: int,
+    timing: Timing = UNTIMED,
 ) -> PublishRequest:
     """The request of an event in binary mode. Raises: bad_request."""
     content_type = attributes.get(DATA_TYPE, "")
-    if not body:
-        return _request(attributes, b"null", None, topic, deadline_ms)
-    if _is_json(content_type):
+    message, encoding = body or b"null", None
+    if body and _is_json(content_type):
         _check_json(body, depth_max)
-        return _request(attributes, body, None, topic, deadline_ms)
-    message, how = raw_message(body, content_type)
-    return _request(attributes, message, how.get("encoding"), topic, deadline_ms)
+    elif body:
+        message, how = raw_message(body, content_type)
+        encoding = how.get("encoding")
+    request = _request(attributes, message, encoding, topic, deadline_ms)
+    return _timed(request, attributes, timing)
 
 
-def read_structured(data: bytes, topic: str, *, depth_max: int, deadline_ms: int) -> PublishRequest:
+def read_structured(
+    data: bytes, topic: str, *, depth_max: int, deadline_ms: int, timing: Timing = UNTIMED
+) -> PublishRequest:
     """The request of an event in the JSON format. Raises: bad_request."""
     try:
         event = _event_decoder.decode(data)
@@ -135,8 +164,41 @@ def read_structured(data: bytes, topic: str, *, depth_max: int, deadline_ms: int
     if content is not None and base64 is not None:
         raise refuse(DATA, f"the event has both '{DATA}' and '{DATA_BASE64}'; give one of them")
     if base64 is not None and bytes(base64) != b"null":
-        return _request(attributes, _checked_base64(bytes(base64)), "base64", topic, deadline_ms)
-    return _request(attributes, b"null" if content is None else bytes(content), None, topic, deadline_ms)
+        request = _request(attributes, _checked_base64(bytes(base64)), "base64", topic, deadline_ms)
+    else:
+        request = _request(attributes, b"null" if content is None else bytes(content), None, topic, deadline_ms)
+    return _timed(request, attributes, timing)
+
+
+def batch_key(keys: Sequence[str | None]) -> str:
+    """Of all events of a batch in their order, for one that is appended as a whole.
+
+    Raises: bad_request when two events are one: each is appended once, so the batch can't be appended as it is.
+    """
+    first: dict[str | None, int] = {}
+    for place, key in enumerate(keys):
+        if first.setdefault(key, place) != place:
+            text = f"it has source and id of message {first[key]}; a batch that is all or nothing has each event once"
+            raise refuse("id", text).at_place(place)
+    return f"ces {blake2b(_encoder.encode(keys), digest_size=_DIGEST_BYTES).hexdigest()}"
+
+
+def _timed(request: PublishRequest, attributes: Mapping[str, str], timing: Timing) -> PublishRequest:
+    return replace(
+        request,
+        delay_ms=_time_of(attributes, DELAY_ATTRIBUTE, DELAY, timing.delay_ms),
+        ttl_ms=_time_of(attributes, TTL_ATTRIBUTE, TTL, timing.ttl_ms),
+    )
+
+
+def _time_of(attributes: Mapping[str, str], attribute: Number, header: Number, beside: int | None) -> int:
+    """What the attribute says, or the header beside it; 0 without both."""
+    text = attributes.get(attribute.name)
+    own = None if text is None else read_number(text, attribute)
+    if own is not None and beside is not None and own != beside:
+        names = f"header '{header.name}' is {beside} and attribute '{attribute.name}' is {own}"
+        raise refuse(header.name, f"{names}; give one of them")
+    return (beside if own is None else own) or 0
 
 
 def _request(

@@ -8,6 +8,7 @@ Must not know: aiohttp, the log.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
@@ -25,7 +26,7 @@ from falconq_cluster.gateway.cloudevents import (
     read_structured,
     refuse_key,
 )
-from falconq_cluster.gateway.describing import IDEMPOTENCY_KEY, JSON, MIN_INDEX, Body, Number, Operation, Reply, Text
+from falconq_cluster.gateway.describing import IDEMPOTENCY_KEY, JSON, MIN_INDEX, Body, Operation, Reply, Text
 from falconq_cluster.gateway.fields import (
     PARTITION_KEY_CHARS_MAX,
     PublishBody,
@@ -37,20 +38,17 @@ from falconq_cluster.gateway.fields import (
     shown,
 )
 from falconq_cluster.gateway.minimum import wait_min_index
-from falconq_cluster.gateway.query import Query, read_number
-from falconq_cluster.gateway.raw import level_of_text, raw_message
+from falconq_cluster.gateway.query import Query
+from falconq_cluster.gateway.raw import DELAY, TTL, level_of_text, raw_message, read_timing, single_header
 from falconq_cluster.gateway.replay import REPLAY, replay
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
 from falconq_cluster.gateway.seed import PROBLEMS_OF_PUBLISHES, PUBLISH_EXAMPLE, REPLAYED, read_json_publish
 from falconq_cluster.gateway.shapes import PublishAnswer
 from falconq_cluster.gateway.tracing import TRACEPARENT, read_traceparent
-from falconq_cluster.machine.delaying import DELAY_MS_MAX
 
 PRIORITY = "FalconQ-Priority"
 KEY = "FalconQ-Key"
-DELAY = Number(name="FalconQ-Delay-Ms", text="Of a raw body: its `delayMs`.", least=0, most=DELAY_MS_MAX)
-TTL = Number(name="FalconQ-Ttl-Ms", text="Of a raw body: its `ttlMs`.", least=1, most=DELAY_MS_MAX)
 RAW_HEADERS = (PRIORITY, KEY, DELAY.name, TTL.name)
 """A JSON body has fields for them."""
 CONTENT_TYPE_CHARS_MAX = 256
@@ -128,23 +126,28 @@ class MessageRoutes:
 
     async def _read_event(self, call: Call, topic: str, attributes: dict[str, str]) -> PublishRequest:
         """The body, or with attributes in headers the data, is of a CloudEvent. Raises: FalconQError."""
-        refuse_raw_headers(call)
+        refuse_raw_headers(call, (PRIORITY, KEY))
         refuse_key(call.headers(IDEMPOTENCY_KEY.name))
         check_encoding(call.header("Content-Encoding"))
+        timing = read_timing(call)
         content_type, body = call.header("Content-Type"), await call.body()
         if media_type(content_type or JSON).startswith(CLOUDEVENT):
             check_structured(content_type or "", CLOUDEVENT_JSON)
-            request = read_structured(body, topic, depth_max=self._json_depth_max, deadline_ms=call.deadline_ms)
+            request = read_structured(
+                body, topic, depth_max=self._json_depth_max, deadline_ms=call.deadline_ms, timing=timing
+            )
         else:
             if content_type is not None:
                 attributes["datacontenttype"] = content_type
-            request = read_binary(attributes, body, topic, depth_max=self._json_depth_max, deadline_ms=call.deadline_ms)
+            request = read_binary(
+                attributes, body, topic, depth_max=self._json_depth_max, deadline_ms=call.deadline_ms, timing=timing
+            )
         return replace(request, traceparent=read_traceparent(call.headers(TRACEPARENT.name)))
 
 
-def refuse_raw_headers(call: Call) -> None:
+def refuse_raw_headers(call: Call, names: Sequence[str] = RAW_HEADERS) -> None:
     """Raises: bad_request when a header gives what a JSON body has a field for."""
-    for name in RAW_HEADERS:
+    for name in names:
         if call.headers(name):
             raise refuse(name, f"header '{name}' is for raw bodies; in JSON, give the field in the body")
 
@@ -157,13 +160,13 @@ async def _read_raw_publish(call: Call, topic: str) -> PublishRequest:
     if len(content_type) > CONTENT_TYPE_CHARS_MAX or not content_type.isascii():
         text = f"header 'Content-Type' has at most {CONTENT_TYPE_CHARS_MAX} ASCII characters"
         raise refuse("Content-Type", text)
-    priority = _single(call, PRIORITY)
-    partition_key = _single(call, KEY)
+    priority = single_header(call, PRIORITY)
+    partition_key = single_header(call, KEY)
     if partition_key is not None and not (
         partition_key.isascii() and 1 <= len(partition_key) <= PARTITION_KEY_CHARS_MAX
     ):
         raise refuse(KEY, f"header '{KEY}' is {shown(partition_key)}; a key has 1 to 256 ASCII characters here")
-    delay, ttl = _single(call, DELAY.name), _single(call, TTL.name)
+    timing = read_timing(call)
     message, headers = raw_message(await call.body(), content_type)
     return PublishRequest(
         topic=topic,
@@ -171,19 +174,12 @@ async def _read_raw_publish(call: Call, topic: str) -> PublishRequest:
         priority=level_of_text(priority),
         partition_key=partition_key,
         headers=_encoder.encode(headers),
-        delay_ms=0 if delay is None else read_number(delay, DELAY),
-        ttl_ms=0 if ttl is None else read_number(ttl, TTL),
+        delay_ms=timing.delay_ms or 0,
+        ttl_ms=timing.ttl_ms or 0,
         idempotency_key=key,
         traceparent=read_traceparent(call.headers(TRACEPARENT.name)),
         deadline_ms=call.deadline_ms,
     )
-
-
-def _single(call: Call, name: str) -> str | None:
-    values = call.headers(name)
-    if len(values) > 1:
-        raise refuse(name, f"header '{name}' is there more than once; give it one value")
-    return values[0] if values else None
 
 
 def _made(published: Published) -> Answer:

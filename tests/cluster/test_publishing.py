@@ -12,6 +12,7 @@ import json
 import random
 from base64 import b64decode
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.cluster.clients import Http
 from tests.cluster.harness import Cluster
 from tests.cluster.processes import Node
 from tests.cluster.test_exactly_once import run_command
+from tests.cluster.waiting import until
 
 EVENTS: list[tuple[str, Any]] = [
     ("application/json", {"order": 17}),
@@ -39,8 +41,10 @@ async def test_the_commands_of_the_guide_are_answered_as_it_says(make_cluster: C
     nodes = list(cluster.nodes.values())
     lines = [line.strip() for line in GUIDE.read_text().splitlines() if line.startswith("    curl ")]
     answers = [await asyncio.to_thread(run_command, line, nodes) for line in lines]
-    plain, later, quotes, events = answers[:3], answers[3:5], answers[5:7], answers[7:10]
-    (traced, *ledger), (status, _, batch), *transfers = answers[10:14], *answers[14:]
+    plain, later, quotes, events, parcels, moves = (
+        answers[start:end] for start, end in pairwise((0, 3, 5, 7, 10, 12, 14))
+    )
+    (traced, *ledger), (status, _, batch), *transfers = answers[14:18], *answers[18:]
     assert [status for status, _, _ in quotes] == [201, 201]
     given = await cluster.http.get(nodes[0], "/topic/quotes/consume", consumerID="c", batch=2)
     assert [message["message"] for message in given.body["messages"]] == ["at 18"]
@@ -56,6 +60,11 @@ async def test_the_commands_of_the_guide_are_answered_as_it_says(make_cluster: C
     assert message["timestamp"] >= later[0][2]["dueAt"]
     assert [status for status, _, _ in events] == [201, 201, 200]
     assert [event["duplicate"] for event in events[2][2]["results"]] == [True, False]
+    assert [(status, body["offset"], body["dueAt"] is None) for status, _, body in parcels] == [(201, None, False)] * 2
+    poll = await cluster.http.get(nodes[1], "/topic/parcels/consume", consumerID="c", waitMs=15_000)
+    assert [message["message"] for message in poll.body["messages"]] == ["number 5"]
+    assert [status for status, _, _ in moves] == [200, 200]
+    assert moves[1][2]["results"] == [result | {"duplicate": True} for result in moves[0][2]["results"]]
     assert traced[0] == 201
     assert [status for status, _, _ in (opened, late, repeated)] == [201, 412, 201]
     assert "is 0, not -1" in late[2]["detail"]
@@ -82,6 +91,7 @@ async def test_the_commands_of_the_guide_are_answered_as_it_says(make_cluster: C
         first, second, third = await cluster.read_all(node, "events")
         assert (first["priority"], first["partitionKey"], first["message"]) == ("high", "customer-4", {"order": 17})
         assert (second["message"], second["headers"]["ce-id"], third["message"]) == ({"order": 18}, "18", None)
+        assert [message["headers"]["ce-type"] for message in await cluster.read_all(node, "moves")] == ["minus", "plus"]
         assert raw["headers"] == {"contentType": "application/octet-stream", "encoding": "base64"}
 
 
@@ -130,6 +140,44 @@ async def test_events_of_the_official_sdk_are_taken_once_in_every_mode_and_made_
             again = from_binary_event(HTTPMessage(sent | {"content-type": headers["contentType"]}, body))
             assert again.get_data() == event.get_data()
             assert again.get_attributes() == event.get_attributes()
+
+
+async def test_events_of_the_sdk_are_delayed_bounded_and_appended_as_a_whole(cluster: Cluster, http: Http) -> None:
+    nodes = list(cluster.nodes.values())
+    made = [
+        CloudEvent(
+            {"id": f"{n}", "source": "/sdk", "type": "test", "falconqdelayms": 1_000, "falconqttlms": "1"}, {"n": n}
+        )
+        for n in range(3)
+    ]
+    sent = to_binary_event(CloudEvent({"id": "9", "source": "/sdk", "type": "test", "falconqdelayms": "500"}, b"late"))
+    answer = await http.call("POST", f"{nodes[0].url}/v1/topics/late/messages", data=sent.body, headers=sent.headers)
+    assert (answer.status, answer.body["offset"]) == (201, None), answer
+    batch = b"[" + b",".join(to_structured_event(event).body for event in made) + b"]"
+    headers = {"Content-Type": "application/cloudevents-batch+json"}
+    results = []
+    for node in nodes:
+        url = f"{node.url}/v1/topics/late/messages:batch?atomic=true"
+        answer = await http.call("POST", url, data=batch, headers=headers)
+        assert answer.status == 200, answer
+        results.append(answer.body["results"])
+    first = results[0]
+    assert all(result["offset"] is None and result["dueAt"] > result["timestamp"] for result in first)
+    assert results[1:] == [[result | {"duplicate": True} for result in first]] * 2
+    changed = batch.replace(b"falconqttlms", b"falconqotherms")
+    answer = await http.call(
+        "POST", f"{nodes[1].url}/v1/topics/late/messages:batch?atomic=true", data=changed, headers=headers
+    )
+    assert (answer.status, answer.body["code"]) == (422, "key_reused"), answer
+
+    async def all_due() -> list[dict[str, Any]] | None:
+        found = await cluster.read_all(nodes[2], "late")
+        return found if len(found) == len(made) + 1 else None
+
+    stored = await until("all events are due", all_due)
+    assert [message["headers"]["ce-id"] for message in stored] == ["9", "0", "1", "2"]
+    poll = await cluster.http.get(nodes[1], "/topic/late/consume", consumerID="c", batch=10, waitMs=1_000)
+    assert [message["headers"]["ce-id"] for message in poll.body["messages"]] == ["9"], "the others were given too late"
 
 
 async def test_delayed_messages_outlive_their_leader_and_every_node_and_come_once(

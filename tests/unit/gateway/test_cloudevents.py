@@ -18,6 +18,7 @@ PATH = "/v1/topics/t/messages"
 ATTRIBUTES = {"specversion": "1.0", "id": "e-1", "source": "/till/4", "type": "order.placed"}
 HEADERS = {"ce-specversion": "1.0", "ce-id": "e-1", "ce-source": "/till/4", "ce-type": "order.placed"}
 STRUCTURED = {"Content-Type": "application/cloudevents+json"}
+BATCH = {"Content-Type": "application/cloudevents-batch+json"}
 
 
 async def post(rig: Rig, body: bytes, headers: dict[str, str], path: str = PATH) -> tuple[int, dict[str, Any]]:
@@ -152,11 +153,89 @@ async def test_what_is_no_event_is_refused(body: bytes, headers: dict[str, str],
 
 
 @pytest.mark.parametrize(
-    ("query", "headers", "says"),
-    [("?atomic=true", {}, "not all or nothing"), ("", {"Idempotency-Key": "k"}, "source and id are the key")],
+    ("query", "headers", "others", "says"),
+    [
+        ("?atomic=true", {"Idempotency-Key": "k"}, [], "source and id are the key"),
+        ("", {"Idempotency-Key": "k"}, [], "source and id are the key"),
+        ("?atomic=true", {}, [ATTRIBUTES], "message 1: it has source and id of message 0"),
+        ("?atomic=true", {}, [{"id": "x"}], "message 1: an event has the attribute"),
+        ("", {"FalconQ-Ttl-Ms": "5"}, [], "FalconQ-Ttl-Ms"),
+    ],
 )
-async def test_what_a_batch_of_events_cant_be_is_refused(query: str, headers: dict[str, str], says: str):
+async def test_what_a_batch_of_events_cant_be_is_refused(
+    query: str, headers: dict[str, str], others: list[dict[str, str]], says: str
+):
     async with running_gateway() as rig:
-        sent = {"Content-Type": "application/cloudevents-batch+json"} | headers
-        status, answer = await post(rig, json.dumps([ATTRIBUTES]).encode(), sent, f"{PATH}:batch{query}")
+        sent = BATCH | headers
+        status, answer = await post(rig, json.dumps([ATTRIBUTES, *others]).encode(), sent, f"{PATH}:batch{query}")
         assert (status, says in answer["detail"]) == (400, True), answer["detail"]
+        assert rig.service.requests == []
+
+
+async def test_an_atomic_batch_of_events_has_one_key_of_all_sources_and_ids_in_their_order():
+    first, second = ATTRIBUTES | {"id": "1"}, ATTRIBUTES | {"id": "2"}
+    batches: list[list[dict[str, Any]]] = [
+        [first, second],
+        [first | {"data": 5}, second],
+        [second, first],
+        [first],
+        [first, second | {"id": "3"}],
+    ]
+    async with running_gateway() as rig:
+        for events in batches:
+            status, answer = await post(rig, json.dumps(events).encode(), BATCH, f"{PATH}:batch?atomic=true")
+            assert (status, len(answer["results"])) == (200, len(events))
+        await post(rig, json.dumps(first).encode(), STRUCTURED)
+        keys = [batch.idempotency_key for batch in rig.service.batches]
+        single = requests_of(rig)[-1].idempotency_key
+    assert keys[0] == keys[1], "what else events say is compared with what is stored, and is no part of the key"
+    assert len({*keys, single}) == 5
+    assert all(key is not None and " " in key for key in keys), "no Idempotency-Key header may be taken for it"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "headers", "timing"),
+    [
+        ({}, {}, (0, 0)),
+        ({"falconqdelayms": 2**31 - 1}, {}, (2**31 - 1, 0)),
+        ({"falconqdelayms": "31536000000", "falconqttlms": "5"}, {}, (31_536_000_000, 5)),
+        ({"falconqdelayms": 0}, {"FalconQ-Delay-Ms": "0"}, (0, 0)),
+        ({}, {"FalconQ-Delay-Ms": "31536000000", "FalconQ-Ttl-Ms": "7"}, (31_536_000_000, 7)),
+        ({"falconqttlms": "7"}, {"FalconQ-Delay-Ms": "8", "FalconQ-Ttl-Ms": "7"}, (8, 7)),
+    ],
+)
+async def test_attributes_or_headers_say_when_an_event_may_be_given(
+    attributes: dict[str, Any], headers: dict[str, str], timing: tuple[int, int]
+):
+    binary = {f"ce-{name}": str(value) for name, value in attributes.items()}
+    async with running_gateway() as rig:
+        assert (await post(rig, json.dumps(ATTRIBUTES | attributes).encode(), STRUCTURED | headers))[0] == 201
+        assert (await post(rig, b"", HEADERS | binary | headers | {"Content-Type": "text/plain"}))[0] == 201
+        found = requests_of(rig)
+    assert [(request.delay_ms, request.ttl_ms) for request in found] == [timing, timing]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "headers", "says"),
+    [
+        ({"falconqdelayms": "-1"}, {}, "'falconqdelayms' is '-1'"),
+        ({"falconqdelayms": True}, {}, "'falconqdelayms' is 'true'"),
+        ({"falconqdelayms": "31536000001"}, {}, "from 0 to 31536000000"),
+        ({"falconqdelayms": 2**31}, {}, "32 bits"),
+        ({"falconqttlms": 0}, {}, "from 1 to"),
+        ({}, {"FalconQ-Ttl-Ms": "x"}, "'FalconQ-Ttl-Ms' is 'x'"),
+        (
+            {"falconqdelayms": 0},
+            {"FalconQ-Delay-Ms": "5"},
+            "'FalconQ-Delay-Ms' is 5 and attribute 'falconqdelayms' is 0",
+        ),
+        ({"falconqttlms": "6"}, {"FalconQ-Ttl-Ms": "5"}, "'FalconQ-Ttl-Ms' is 5 and attribute 'falconqttlms' is 6"),
+    ],
+)
+async def test_times_of_an_event_that_are_no_numbers_or_differ_are_refused(
+    attributes: dict[str, Any], headers: dict[str, str], says: str
+):
+    async with running_gateway() as rig:
+        status, answer = await post(rig, json.dumps(ATTRIBUTES | attributes).encode(), STRUCTURED | headers)
+        assert (status, says in answer["detail"]) == (400, True), answer["detail"]
+        assert rig.service.requests == []
