@@ -53,6 +53,7 @@ ERROR_CODES: dict[str, ErrorCode] = _codes(
     ErrorCode("expired", 503, "The operation was not applied before its time ran out", is_retryable=True),
     ErrorCode("no_leader", 503, "There is no leader with a quorum", is_retryable=True),
     ErrorCode("not_ready", 503, "The node is starting, catching up or stopping", is_retryable=True),
+    ErrorCode("leader_not_moved", 503, "The member did not take over the leadership", is_retryable=True),
     ErrorCode("index_not_reached", 503, "The node has not applied the wanted index yet", is_retryable=True),
     ErrorCode("unknown_outcome", 504, "It is not known whether the operation was applied", is_retryable=False),
     ErrorCode("internal", 500, "The node has a defect"),

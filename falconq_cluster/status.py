@@ -2,11 +2,15 @@
 
 What lives here: the body of /v1/cluster and the answers of the probes, read from the node.
 Rules: everything is as this node sees it, at once, also without a leader; what only a leader knows is null elsewhere.
+A wish for another leader ends in a bounded time.
 Must not know: HTTP.
 """
 
 from __future__ import annotations
 
+import asyncio
+
+from falconq_cluster.errors import FalconQError
 from falconq_cluster.node import Node
 from falconq_cluster.raft.view import NodeView
 
@@ -67,6 +71,16 @@ class NodeReport:
         """Whether the node serves, and if not, why."""
         reasons = self._raft.readiness()
         return not reasons, reasons
+
+    async def move_leader(self, to: str) -> bool:
+        """Let the member lead; whether it does. Raises: FalconQError (bad_request) for a stranger."""
+        members = self._raft.members
+        if to not in members:
+            known = ", ".join(members)
+            raise FalconQError("bad_request", f"{to[:200]!r} is no member: use {known}", details={"field": "to"})
+        moved: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._raft.move_leadership(to, lambda leads: None if moved.done() else moved.set_result(leads))
+        return await moved
 
     def needed(self) -> list[str]:
         """Why the cluster can't do without this node: fewer than a majority of its members would be left."""

@@ -1,7 +1,8 @@
 """What the gateway asks of the node it stands in.
 
 What lives here: the protocols of the broker's service and of the node's status; app.py hands in what fulfils them.
-Rules: whatever goes wrong in a service call is a `FalconQError`. Status calls return at once.
+Rules: whatever goes wrong in a service call is a `FalconQError`. Status calls return at once, but for
+a change of the leader.
 Must not know: HTTP.
 """
 
@@ -138,6 +139,9 @@ class NodeStatus(Protocol):
 
     def ready(self) -> tuple[bool, list[str]]:
         """Whether the node takes requests, and if not, why: one sentence a reason."""
+
+    async def move_leader(self, to: str) -> bool:
+        """Whether this member leads, once it does or did not in time. Raises: bad_request for a stranger."""
 
     def live(self) -> bool:
         """Whether the process works; false asks for a restart."""

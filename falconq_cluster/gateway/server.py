@@ -87,7 +87,7 @@ class Gateway:
         self._listener: asyncio.Server | None = None
         self._server: _BoundedServer | None = None
         seed = SeedRoutes(service, long_poll_ms_max=limits.long_poll_ms_max, json_depth_max=limits.json_depth_max)
-        operations = OperationRoutes(node, metrics, lambda: self._is_draining)
+        operations = OperationRoutes(node, metrics, lambda: self._is_draining, json_depth_max=limits.json_depth_max)
         topics = TopicRoutes(service, json_depth_max=limits.json_depth_max)
         messages = MessageRoutes(service, json_depth_max=limits.json_depth_max)
         batches = BatchRoutes(service, json_depth_max=limits.json_depth_max, batch_bytes_max=limits.batch_bytes_max)

@@ -16,6 +16,7 @@ from falconq_cluster.errors import StopProcess
 from falconq_cluster.raft import frames as f
 from falconq_cluster.raft.confirming import Told
 from falconq_cluster.raft.core import Core
+from falconq_cluster.raft.handover import Handover
 from falconq_cluster.raft.heartbeats import Heartbeats
 from falconq_cluster.raft.installing import Installing
 from falconq_cluster.raft.leading import Leading
@@ -79,6 +80,7 @@ class RaftDriver:
         )
         self.leading = Leading(core, self.replication)
         self.heartbeats = Heartbeats(core, self.leading, stepped_down=self._leadership_given_up)
+        self.handover = Handover(core, self.leading, self.voting, lambda: self.live_leader, lambda: self.is_stopped)
         self._handlers = self._make_handlers()
 
     def _make_handlers(self) -> dict[type, Callable[..., None]]:
@@ -98,6 +100,7 @@ class RaftDriver:
             f.HashQuery: self._hash_query_received,
             f.HashReply: self._hash_reply_received,
             f.Diverged: self._diverged_received,
+            f.TransferWanted: self.handover.wanted,
         }
 
     # Life.

@@ -236,11 +236,17 @@ class ReadIndex(Frame, frozen=True, tag=27):
     index: int
 
 
+class TransferWanted(Frame, frozen=True, tag=28):
+    """Asks the leader to let another member lead."""
+
+    to: str
+
+
 AnyFrame = (
     Hello | Append | AppendReply | RequestVote | Vote | PreVote | PreVoteReply | Keepalive | KeepaliveReply | StaleTerm
     | TimeoutNow | Status | Forward | Expected | Propose | FreshIndexQuery | FreshIndex | SnapshotOffer | SnapshotFetch
     | SnapshotChunk | SnapshotFailed | SnapshotInstalled | HashQuery | HashReply | Diverged
-    | ReadIndexQuery | ReadIndex
+    | ReadIndexQuery | ReadIndex | TransferWanted
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

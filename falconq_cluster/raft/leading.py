@@ -155,10 +155,10 @@ class Leading:
 
     # Handing over.
 
-    def best_follower(self) -> str | None:
-        """The connected member that counts and holds the whole log, if there is one."""
+    def best_follower(self, only: str | None = None) -> str | None:
+        """A connected member that counts and holds the whole log, if there is one; with `only`, no other than that."""
         core = self._core
-        for peer in core.others:
+        for peer in core.others if only is None else (only,):
             is_whole = core.library.match_index(peer) == core.journal.last_index
             if is_whole and core.membership.counts(peer) and core.network.is_connected(peer):
                 return peer

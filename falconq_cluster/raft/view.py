@@ -16,7 +16,6 @@ from falconq_cluster.raft.frames import Frame
 
 LAG_ENTRIES_MAX = 2000
 """A node further behind than this is catching up, not serving."""
-TRANSFER_MS = 1500
 
 
 class NodeView:
@@ -175,27 +174,8 @@ class NodeView:
 
     def transfer_leadership(self, done: Callable[[bool], None]) -> None:
         """Hand over to a follower that holds the whole log, taking no commands meanwhile; `done(moved)` in the end."""
-        core = self._core
-        if not core.library.leads or not core.others:
-            done(False)
-            return
-        deadline_ms = core.clock.monotonic_ms() + TRANSFER_MS
-        self._driver.leading.is_handing_over = True
-        sent_to: list[str] = []
+        self._driver.handover.begin(done)
 
-        def poll() -> None:
-            if self._driver.is_stopped or not core.library.leads:
-                done(not self._driver.is_stopped)
-                return
-            if core.clock.monotonic_ms() >= deadline_ms:
-                self._driver.leading.is_handing_over = False
-                done(False)
-                return
-            peer = self._driver.leading.best_follower()
-            if peer is not None and peer not in sent_to:
-                sent_to.append(peer)
-                core.log("leadership_offered", peer=peer, term=core.library.term)
-                self._driver.voting.send_timeout_now(peer)
-            core.clock.call_later(5, poll)
-
-        poll()
+    def move_leadership(self, to: str, done: Callable[[bool], None]) -> None:
+        """Let this member lead, whoever leads now; `done(leads)` when it does, or when it did not in time."""
+        self._driver.handover.move(to, done)

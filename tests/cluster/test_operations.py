@@ -45,6 +45,23 @@ async def test_sigterm_hands_leadership_over_and_exits_0_through_a_rolling_resta
     await cluster.verify(ledger, "t")
 
 
+async def test_an_operator_moves_the_leader_to_each_member_through_each_node_and_publishers_lose_nothing(
+    make_cluster: Callable[..., Cluster], http: Http, ledger: Ledger
+) -> None:
+    cluster = make_cluster()
+    cluster.start()
+    await cluster.wait_ready()
+    nodes = list(cluster.nodes.values())
+    async with Publishers(http, nodes, ledger, topic="t", count=8, pace_seconds=0.01) as publishers:
+        for asked in nodes:
+            for to in nodes:
+                answer = await http.call("POST", f"{asked.url}/v1/cluster/leader", json={"to": to.name})
+                assert (answer.status, answer.body["leader"]) == (200, to.name), answer
+                await publishers.acknowledged_after(time.monotonic())
+    assert publishers.counts["unknown"] == 0, "a change of the leader leaves no client without an answer"
+    await cluster.verify(ledger, "t")
+
+
 async def test_a_node_that_got_sigterm_has_everything_in_its_store_when_it_starts_again(
     make_cluster: Callable[..., Cluster], http: Http, ledger: Ledger
 ) -> None:

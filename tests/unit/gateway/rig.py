@@ -242,6 +242,8 @@ class SetStatus:
     reasons: list[str] = field(default_factory=list)
     is_live: bool = True
     why_needed: list[str] = field(default_factory=list)
+    takes_over: bool = True
+    """Whether a member that shall lead does."""
 
     def status(self) -> dict[str, object]:
         return {
@@ -257,6 +259,13 @@ class SetStatus:
 
     def ready(self) -> tuple[bool, list[str]]:
         return not self.reasons, self.reasons
+
+    async def move_leader(self, to: str) -> bool:
+        if to not in ("n1", "n2", "n3"):
+            raise FalconQError("bad_request", f"{to!r} is no member: use n1, n2, n3", details={"field": "to"})
+        if self.takes_over:
+            self.leader = to
+        return self.takes_over
 
     def live(self) -> bool:
         return self.is_live

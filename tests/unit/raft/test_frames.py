@@ -39,6 +39,7 @@ from falconq_cluster.raft.frames import (
     StaleTerm,
     Status,
     TimeoutNow,
+    TransferWanted,
     Vote,
     decode_frame,
     encode_frame,
@@ -95,6 +96,7 @@ GOLDEN: list[tuple[Frame, str]] = [
     (Diverged(40), "921928"),
     (ReadIndexQuery(7), "921a07"),
     (ReadIndex(7, 9), "931b0709"),
+    (TransferWanted("n2"), "921ca26e32"),
 ]
 """A frame of each kind and its bytes. A line never changes while `PROTOCOL_VERSION` is 1: fields are only added."""
 

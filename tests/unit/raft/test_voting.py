@@ -331,37 +331,3 @@ def test_nobody_but_the_leader_of_this_term_can_make_a_node_campaign(bench: Benc
     bench.receive("n3", f.TimeoutNow(2))
     bench.receive("n2", f.TimeoutNow(1))
     assert not bench.take(f.RequestVote)
-
-
-def test_a_leader_hands_over_to_a_follower_that_holds_all_and_takes_no_commands_meanwhile(bench: Bench):
-    bench.lead()
-    bench.broker.publish("x")
-    bench.driver.request_step()
-    bench.settle()
-    bench.ack("n3", bench.last_index - 1)
-    moved: list[bool] = []
-    bench.node.raft.transfer_leadership(moved.append)
-    bench.settle()
-    assert not bench.take(f.TimeoutNow)
-    assert not bench.node.raft.is_leader
-    bench.ack("n3", bench.last_index)
-    bench.advance(10)
-    assert bench.take(f.TimeoutNow, "n3")
-    bench.append([], term=bench.library.term + 1, leader="n3", previous=(bench.last_index, bench.library.term))
-    bench.advance(10)
-    assert moved == [True]
-
-
-def test_a_transfer_that_nobody_takes_ends_and_the_leader_goes_on(bench: Bench):
-    bench.lead()
-    moved: list[bool] = []
-    bench.broker.publish("x")
-    bench.driver.request_step()
-    bench.settle()
-    bench.node.raft.transfer_leadership(moved.append)
-    for _ in range(4):
-        bench.advance(400)
-        for peer in bench.others:
-            bench.receive(peer, f.KeepaliveReply(bench.library.term, 1))
-    assert moved == [False]
-    assert bench.node.raft.is_leader
