@@ -180,6 +180,7 @@ def _topic(topic: TopicInfo) -> TopicAnswer:
         _retry(topic.config.retry),
         _retention(topic.config.retention),
         topic.config.overflow,
+        topic.config.dedupe_window_ms,
         created,
         topic_version(topic),
     )

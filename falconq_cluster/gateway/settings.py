@@ -37,6 +37,8 @@ from falconq_cluster.machine.settings import (
     with_settings,
 )
 from falconq_cluster.machine.topics import (
+    DEDUPE_WINDOW_MS_MAX,
+    DEDUPE_WINDOW_MS_MIN,
     DELIVERIES_MAX,
     FACTOR_MAX,
     IN_FLIGHT_MAX,
@@ -292,6 +294,12 @@ SETTINGS: dict[str, Setting] = {
             "default": {},
             "description": "What the topic keeps; a limit that is left out is none.",
         },
+    ),
+    "dedupeWindowMs": _number_setting(
+        "dedupe_window_ms",
+        DEDUPE_WINDOW_MS_MIN,
+        DEDUPE_WINDOW_MS_MAX,
+        "How long a repeat of a publish with a key, or of a producer, is known as one. A change counts for later ones.",
     ),
     "overflow": Setting(
         "overflow",

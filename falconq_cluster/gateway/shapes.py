@@ -172,6 +172,9 @@ class TopicAnswer(msgspec.Struct, frozen=True):
     retry: Annotated[RetryAnswer, says("How long a message waits after a delivery that failed.")]
     retention: Annotated[RetentionAnswer, says("What it keeps.")]
     overflow: Annotated[str, says("What gives way when it is full.", enum=["drop-oldest", "reject", "drop-lowest"])]
+    dedupe_window_ms: Annotated[int, says("How long a repeat of a publish is known as one.")] = msgspec.field(
+        name="dedupeWindowMs"
+    )
     created_at: Annotated[str, says("When it was created.", format="date-time")] = msgspec.field(name="createdAt")
     version: Annotated[str, says("Another one after each change; in quotes, the ETag.")]
 

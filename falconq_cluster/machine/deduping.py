@@ -1,11 +1,13 @@
 """Appends that happen once, however often and through whichever nodes they come.
 
 What lives here: the judgement of an append with an idempotency key or a producer's sequence, and what is remembered.
-Rules: within the window a repeat gets what the first append did and changes nothing; after it, the key is as new. What
-is appended under a known key or sequence must be the same bytes on the same level, but for what its origin left out of
-the digest; the partition is the first one's. A producer's sequences are 1, 2, 3 …, so nothing that was never appended
-is taken for a repeat. A row is dropped only when it is over: a full table refuses (PROTOCOL.md P15). Dropping is
-bounded for each operation and each command (P12).
+Rules: within its topic's window a repeat gets what the first append did and changes nothing; after it, the key is as
+new. Until when that is, is decided at the append and kept with it: a change of the window counts for later appends, and
+a producer that goes on is never known for less long than it was promised before. What is appended under a known key or
+sequence must be the same bytes on the same level, but for what its origin left out of the digest; the partition is the
+first one's. A producer's sequences are 1, 2, 3 …, so nothing that was never appended is taken for a repeat. A row is
+dropped only when it is over, or its topic is deleted: a full table refuses (PROTOCOL.md P15). Dropping is bounded for
+each operation and each command (P12).
 Must not know: what is in a record.
 """
 
@@ -21,6 +23,7 @@ from falconq_cluster.machine.commands import Append, Appended, AppendOnce, Dupli
 from falconq_cluster.machine.once import Name
 from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.rows import OnceRow
+from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.machine.state import TopicState
 from falconq_cluster.machine.turn import Turn
 
@@ -31,6 +34,7 @@ DROPPED_PER_COMMAND_MAX = 8
 """Rows that are over and go with any command, so that memory comes back when nobody uses keys any more."""
 
 DIGEST_BYTES = 16
+_DEFAULTS = TopicConfig()
 _DROPPED_PER_APPEND = 2
 """Of all topics, beside one of its own: more than an append adds."""
 
@@ -54,7 +58,7 @@ def first_result(turn: Turn, operation: Append | AppendMany, topic: TopicState |
     if row is not None and once.sequence <= row.sequence:
         return _repeated(operation, once, row)
     if once.sequence and once.sequence != 1 + (0 if row is None else row.sequence):
-        return _gap(turn, once, row)
+        return _gap(once, row, _DEFAULTS if topic is None else topic.config)
     return None if row is not None else _room(turn, operation.topic, number)
 
 
@@ -65,6 +69,9 @@ def remember(turn: Turn, operation: Append | AppendMany, topic: TopicState, appe
         return
     places = appended.places if isinstance(appended, AppendedMany) else []
     first = places[0] if isinstance(appended, AppendedMany) else appended
+    name = _name(once)
+    known = turn.state.once.get(topic.number, name)
+    until_ms = turn.log_time_ms + topic.config.dedupe_window_ms
     row = OnceRow(
         number=turn.next_number(),
         made_ms=turn.log_time_ms,
@@ -78,8 +85,9 @@ def remember(turn: Turn, operation: Append | AppendMany, topic: TopicState, appe
         first_id=appended.first_id,
         places=msgspec.msgpack.encode(places) if places else b"",
         due_ms=first.due_ms,
+        # A producer's window may have been shortened since its last append.
+        until_ms=until_ms if known is None else max(until_ms, known.known_until_ms),
     )
-    name = _name(once)
     turn.state.once.add(topic.number, name, row)
     turn.put(keys.once_key(topic.number, once.name, is_producer=name[1]), row)
 
@@ -94,12 +102,12 @@ def digest_of(*messages: tuple[int, bytes]) -> bytes:
 
 
 def drop_over(turn: Turn, count: int) -> None:
-    """Forget up to so many of the oldest rows whose window has passed."""
+    """Forget up to so many of the rows whose window has passed, the longest over first."""
     for _ in range(count):
-        oldest = turn.state.once.oldest()
-        if oldest is None or not _is_over(turn, oldest[2]):
+        first = turn.state.once.first()
+        if first is None or not _is_over(turn, first[2]):
             return
-        _drop(turn, oldest[0], oldest[1])
+        _drop(turn, first[0], first[1])
 
 
 def _once(operation: Append | AppendMany) -> Once | None:
@@ -117,7 +125,7 @@ def _name(once: Once) -> Name:
 
 
 def _is_over(turn: Turn, row: OnceRow) -> bool:
-    return turn.log_time_ms - row.made_ms >= turn.limits.dedupe_window_ms
+    return turn.log_time_ms >= row.known_until_ms
 
 
 def _repeated(operation: Append | AppendMany, once: Once, row: OnceRow) -> Duplicate | Refused:
@@ -147,9 +155,9 @@ def _repeated(operation: Append | AppendMany, once: Once, row: OnceRow) -> Dupli
     return Duplicate(operation.topic, first, row.log_index)
 
 
-def _gap(turn: Turn, once: Once, row: OnceRow | None) -> Refused:
+def _gap(once: Once, row: OnceRow | None, config: TopicConfig) -> Refused:
     if row is None:
-        known = f"producer {once.name!r} is new, or has appended nothing for {turn.limits.dedupe_window_ms} ms"
+        known = f"producer {once.name!r} is new, or has appended nothing for {config.dedupe_window_ms} ms"
     else:
         known = f"the last sequence of producer {once.name!r} is {row.sequence}"
     expected = 1 if row is None else row.sequence + 1
@@ -158,16 +166,16 @@ def _gap(turn: Turn, once: Once, row: OnceRow | None) -> Refused:
 
 def _room(turn: Turn, topic_name: str, topic: int) -> Refused | None:
     table, limits = turn.state.once, turn.limits
-    oldest = table.oldest_of(topic)
-    if oldest is not None and _is_over(turn, oldest[2]):
-        _drop(turn, topic, oldest[1])
+    first = table.first_of(topic)
+    if first is not None and _is_over(turn, first[2]):
+        _drop(turn, topic, first[1])
     drop_over(turn, _DROPPED_PER_APPEND)
     if table.count(topic) < limits.dedupe_per_topic_max and len(table) < limits.dedupe_max:
         return None
     return Refused(
         "dedupe_full",
         f"{table.count(topic)} keys of topic {topic_name!r} and {len(table)} in all are remembered, at most "
-        f"{limits.dedupe_per_topic_max} and {limits.dedupe_max}; each is for {limits.dedupe_window_ms} ms",
+        f"{limits.dedupe_per_topic_max} and {limits.dedupe_max}; each is for its topic's 'dedupeWindowMs'",
     )
 
 

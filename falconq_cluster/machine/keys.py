@@ -46,10 +46,10 @@ DELAYED = b"\x41"
 ONCE = b"\x60"
 DELETION = b"\x68"
 
-OF_TOPICS = (PARTITION, CONSUMER, CURSOR, ATTEMPT, BATCH, LEASE, ADDITION, DELAYED)
+OF_TOPICS = (PARTITION, CONSUMER, CURSOR, ATTEMPT, BATCH, LEASE, ADDITION, DELAYED, ONCE)
 """Every prefix that a topic's number follows, in key order: what a deleted topic leaves behind.
 
-Not ONCE and DUE: these go when their window has passed, or their time has come, whatever became of the topic.
+Not DUE: it goes when its time has come, whatever became of the topic.
 """
 
 OF_CONSUMERS = (CURSOR, ATTEMPT, LEASE)

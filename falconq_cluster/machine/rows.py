@@ -15,7 +15,7 @@ import msgspec
 
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine.commands import Range
-from falconq_cluster.machine.settings import TopicConfig
+from falconq_cluster.machine.settings import DEDUPE_WINDOW_MS, TopicConfig
 from falconq_cluster.machine.subscriptions import ConsumerConfig
 
 ROW_VERSION = 1
@@ -196,7 +196,7 @@ class OnceRow(Row, frozen=True):
     """An append that is to happen once: what it did, for a repeat of it."""
 
     number: int
-    """Later appends have larger numbers, so rows are in the order of their ages."""
+    """Later appends have larger numbers."""
     made_ms: int
     """Log time of the append."""
     sequence: int
@@ -213,6 +213,13 @@ class OnceRow(Row, frozen=True):
     """Of an AppendMany with several parts: msgpack of its places. The fields above are then those of the first one."""
     due_ms: int = 0
     """Of messages that were delayed; `base_offset` is -1 then."""
+    until_ms: int = 0
+    """Log time from which on it is not known any more; 0 in rows of before topics had windows of their own."""
+
+    @property
+    def known_until_ms(self) -> int:
+        """Log time from which on a repeat is not known as one."""
+        return self.until_ms or self.made_ms + DEDUPE_WINDOW_MS
 
 
 class DelayedRow(Row, frozen=True):

@@ -17,6 +17,9 @@ LEASE_MS_MIN = 100
 LEASE_MS_MAX = 43_200_000
 RETURN_MS_MAX = 604_800_000
 """The longest that a message waits to be given again."""
+DEDUPE_WINDOW_MS = 300_000
+"""How long a repeat of an append is known as one, where nobody said otherwise. Published; and stored rows without a
+time of their own were written under it."""
 FACTOR_ONE = 1000
 """Factors are thousandths: the machine has no fractions."""
 _RETRY_STEPS_MAX = 100
@@ -87,6 +90,8 @@ class TopicConfig(msgspec.Struct, frozen=True, array_like=True, gc=False):
     retry: Retry = Retry()
     retention: Retention = Retention()
     overflow: str = DROP_OLDEST
+    dedupe_window_ms: int = DEDUPE_WINDOW_MS
+    """How long a repeat of an append is known as one, in log time; counts for appends from now on."""
 
 
 class TopicSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -102,6 +107,7 @@ class TopicSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
     retry: Retry | None = None
     retention: Retention | None = None
     overflow: str | None = None
+    dedupe_window_ms: int | None = None
 
 
 def dead_letter_topic(topic: str, config: TopicConfig) -> str:

@@ -77,8 +77,6 @@ class MachineLimits:
     """Keys that one Ripen writes: below P12's 1,000, since a turn shall not last 5 ms."""
     ripen_bytes_max: int = 2 * 1024 * 1024
     """A Ripen moves no more once its messages have so many bytes."""
-    dedupe_window_ms: int = 300_000
-    """How long a repeat of an append is known as one, in log time, from the first one on. Published."""
     dedupe_per_topic_max: int = 100_000
     dedupe_max: int = 300_000
     """Of all topics: about 150 MB of memory."""

@@ -48,6 +48,10 @@ WEIGHT_MAX = 1000
 MAX_WAIT_MS_MAX = 604_800_000
 IN_FLIGHT_MAX = 50_000
 DELIVERIES_MAX = 1000
+DEDUPE_WINDOW_MS_MIN = 1_000
+"""A window that is over before a client's first try has timed out would promise nothing."""
+DEDUPE_WINDOW_MS_MAX = 604_800_000
+"""A week. How many keys fit is bounded by their count, whatever the window."""
 FACTOR_MAX = 100
 RETENTION_MS_MIN = 1_000
 RETENTION_MS_MAX = 10 * 366 * 86_400_000
@@ -163,6 +167,7 @@ def _delivery_mistakes(config: TopicConfig) -> list[Mistake]:
         ("leaseMs", config.lease_ms, LEASE_MS_MIN, LEASE_MS_MAX),
         ("maxInFlight", config.in_flight_max, 1, IN_FLIGHT_MAX),
         ("maxDeliveries", config.deliveries_max, 0, DELIVERIES_MAX),
+        ("dedupeWindowMs", config.dedupe_window_ms, DEDUPE_WINDOW_MS_MIN, DEDUPE_WINDOW_MS_MAX),
     ]
     mistakes = [
         (name, f"'{name}' is {value}; it is from {least} to {most}.")

@@ -64,6 +64,9 @@ def _trim_deletion(turn: Turn, number: int, deletion: Deletion, taken: _Taken) -
             has_any = True
             if prefix == keys.BATCH:
                 taken.size_bytes += keys.read_batch_key(key).size
+            elif prefix == keys.ONCE:
+                topic, name, is_producer = keys.read_once_key(key)
+                turn.state.once.drop(topic, (name, is_producer))
         if has_any:
             taken.ranges.append((start, stop))
     del turn.state.deletions[number]

@@ -42,18 +42,19 @@ async def test_the_commands_of_the_guide_are_answered_as_it_says(cluster: Cluste
     nodes = list(cluster.nodes.values())
     lines = [line.strip() for line in GUIDE.read_text().splitlines() if line.startswith("    curl ")]
     answers = [await asyncio.to_thread(run_command, line, nodes) for line in lines]
-    assert [status for status, _, _ in answers] == [200, 200, 422, 200, 200, 200, 409]
+    assert [status for status, _, _ in answers] == [200, 200, 422, 200, 200, 200, 409, 200, 200]
     is_replayed = [headers.get("Idempotency-Replayed") == "true" for _, headers, _ in answers]
-    assert is_replayed == [False, True, False, False, False, True, False]
+    assert is_replayed == [False, True, False, False, False, True, False, False, False]
     bodies = [body for _, _, body in answers]
     assert bodies[1] == bodies[0] | {"duplicate": True}
     assert bodies[5] == bodies[4] | {"duplicate": True}
     assert (bodies[2]["code"], bodies[6]["code"]) == ("key_reused", "sequence_gap")
+    assert bodies[7]["dedupeWindowMs"] == 3_600_000
     assert "its next sequence is 3, not 4" in bodies[6]["detail"]
     await cluster.converge()
     for node in nodes:
         stored = [message["message"] for message in await cluster.read_all(node, "orders")]
-        assert stored == [{"order": 17}, "a", "b"]
+        assert stored == [{"order": 17}, "a", "b", {"order": 19}]
 
 
 class Repeating:

@@ -133,7 +133,7 @@ async def test_the_commands_of_the_guide_do_what_it_says(make_cluster: Callable[
         assert done.returncode == 0, (command, done.stderr)
         answers.append(json.loads(done.stdout))
     assert not re.search(r"http://localhost", text)
-    made, _, _, consumed, wider, deeper, shown, weighted, aged, listed, deleted = answers
+    made, _, _, consumed, wider, deeper, shown, weighted, aged, window, listed, deleted = answers
     assert (made["partitions"], made["levels"]) == (2, ["low", "normal", "high"])
     assert [message["message"] for message in consumed["messages"]] == ["alarm", "report"]
     assert wider["partitions"] == 4
@@ -141,6 +141,7 @@ async def test_the_commands_of_the_guide_do_what_it_says(make_cluster: Callable[
     assert shown == deeper
     assert weighted["scheduler"] == {"policy": "weighted", "weights": {"low": 1, "normal": 3, "high": 6}}
     assert aged["scheduler"] == {"policy": "aged", "maxWaitMs": {"low": 60000, "normal": 5000}}
+    assert window["dedupeWindowMs"] == 60_000
     assert [topic["topic"] for topic in listed["topics"]] == ["jobs"]
     assert deleted == {"status": "topic deleted", "topic": "jobs"}
 

@@ -26,6 +26,7 @@ from tests.sim.reads import SHOWN, Read, Reads
 from tests.sim.reference import Reference
 from tests.sim.store import SimStore
 from tests.sim.swarm import Profile, draw_profile
+from tests.sim.windows import Windows
 from tests.sim.workers import Workers
 from tests.sim.world import US_PER_MS, US_PER_S, Process, Violation, World
 
@@ -39,6 +40,8 @@ WORKERS_IN = (1, 7, 9, 12)
 """As `READERS_IN`, by 13: seeds with workers."""
 BATCHES_IN = 6
 """Seeds with this rest by 11 have publishers of batches; none that was kept before there were such has."""
+WINDOWS_IN = (6, 11, 13)
+"""Seeds with one of these rests by 17 have short dedupe windows; none that was kept before there were such has."""
 ISOLATED_MS = 4000
 """Mean pause between two isolations of the leader, in the first of these."""
 
@@ -93,6 +96,7 @@ class Run:
         self.reads = Reads(self.cluster, Random(f"{seed}/{node_count}/reads"))
         self.workers = Workers(self.cluster, self.clients, Random(f"{seed}/{node_count}/workers"))
         self.batches = Batches(self.cluster, Random(f"{seed}/{node_count}/batches"))
+        self.windows = Windows(self.cluster, self.clients, Random(f"{seed}/{node_count}/windows"))
         self.nemesis = Nemesis(self.cluster, self.leader, _is_ready)
         self.report = Report(seed, node_count)
         self.snapshot_count = 0
@@ -118,6 +122,8 @@ class Run:
         if self.profile.has_workers:
             self.workers.start()
         self.batches.start(self.profile.batch_publishers)
+        if self.profile.has_windows:
+            self.windows.start()
         self.nemesis.start()
         self.world.run(self.profile.chaos_ms * US_PER_MS)
         self.finish()
@@ -132,6 +138,7 @@ class Run:
         self.reads.stop()
         self.workers.stop()
         self.batches.stop()
+        self.windows.stop()
         for host in self.cluster.hosts.values():
             # A flipped bit that is found only now costs a wipe and the time until somebody starts the node again.
             within_us = LEADER_WITHIN_US + (RESTART_US_MAX if host.name in damaged else 0)
@@ -273,6 +280,8 @@ def _with_clients(profile: Profile, seed: int) -> Profile:
         profile = replace(profile, readers=2 + seed // 7 % 3, faults=faults)
     if seed % 11 == BATCHES_IN:
         profile = replace(profile, batch_publishers=1 + seed // 11 % 3)
+    if seed % 17 in WINDOWS_IN:
+        profile = replace(profile, has_windows=True, once_publishers=max(profile.once_publishers, 2))
     return replace(profile, has_workers=seed % 13 in WORKERS_IN)
 
 

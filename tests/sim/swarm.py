@@ -75,6 +75,8 @@ class Profile:
     """Whether there are topics with policies, and workers that lease what is in them."""
     batch_publishers: int = 0
     """Publishers of atomic and delayed batches."""
+    has_windows: bool = False
+    """Whether topics have dedupe windows that end before a client has given up, and are changed."""
 
     def make_link(self, random: Random) -> Link:
         """A link of this profile; no two are alike."""

@@ -25,6 +25,7 @@ SHOWN = {
     "retry": {"minMs": 0, "maxMs": 60_000, "factor": 2},
     "retention": {},
     "overflow": "drop-oldest",
+    "dedupeWindowMs": 300_000,
     "createdAt": "2026-01-01T00:00:00.123Z",
     "version": ETAG.strip('"'),
 }
@@ -145,7 +146,7 @@ async def test_a_refused_condition_is_412(rig: Rig) -> None:
         assert (status, shown["code"], shown["retryable"]) == (412, "precondition_failed", False)
 
 
-FUTURE = ("color", "replicas", "dedupeWindowMs")
+FUTURE = ("color", "replicas", "compaction")
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
@@ -296,6 +297,9 @@ async def test_retention_and_overflow_are_passed_on_and_shown_without_what_is_no
         ("retention", {"acked": 1}, "'acked' is 1; it is true or false."),
         ("overflow", "drop", "'overflow' is 'drop'; it is one of drop-oldest, reject, drop-lowest."),
         ("overflow", 1, "'overflow' is 1; it is one of"),
+        ("dedupeWindowMs", 0, "'dedupeWindowMs' is 0; it is from 1000 to 604800000."),
+        ("dedupeWindowMs", 604_800_001, "'dedupeWindowMs' is 604800001; it is from 1000 to 604800000."),
+        ("dedupeWindowMs", True, "'dedupeWindowMs' is true; it is a whole number."),
     ],
 )
 async def test_what_no_topic_may_keep_is_refused_with_a_sentence(

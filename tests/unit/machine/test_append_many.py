@@ -113,9 +113,9 @@ def test_what_is_expected_is_the_state_before_the_operation():
 
 
 def test_a_batch_of_many_places_counts_as_more_keys_and_gives_them_back():
-    limits = MachineLimits(dedupe_window_ms=1000, dedupe_per_topic_max=10)
+    limits = MachineLimits(dedupe_per_topic_max=10)
     node = Node(limits)
-    node.add_topic("t", TopicConfig(partitions=200))
+    node.add_topic("t", TopicConfig(partitions=200, dedupe_window_ms=1000))
     parts = [part("a", partition=number) for number in range(200)]
     changes = node.command(many(*parts, key="k")).changes
     assert len(changes) <= 2 * 200 + 1 + KEYS_PER_APPEND_MAX + 1

@@ -128,6 +128,10 @@ TOPIC_CHANGES = Command(
 )
 
 TOPIC_CHANGES_COMMAND = (
+    "010200050000000000000006000000000000006e3196960acd03e8a17407c29b0392a36c6f77a468696768c0c0c0c0c0c0c0"
+    "c0c0960acd03e8a174fec39bc0c0c0c0c0c0c0c0c0c0c0940bcd03e9a17400910c922892a174a1759329cd03e9a174"
+)
+TOPIC_CHANGES_BEFORE_WINDOWS = (
     "010200050000000000000006000000000000006e3196960acd03e8a17407c29a0392a36c6f77a468696768c0c0c0c0c0c0c0"
     "c0960acd03e8a174fec39ac0c0c0c0c0c0c0c0c0c0940bcd03e9a17400910c922892a174a1759329cd03e9a174"
 )
@@ -136,6 +140,7 @@ TOPIC_CHANGES_COMMAND = (
 def test_changes_of_topics_have_their_golden_bytes_and_are_read_back():
     assert encode_command(TOPIC_CHANGES).hex() == TOPIC_CHANGES_COMMAND
     assert decode_command(bytes.fromhex(TOPIC_CHANGES_COMMAND)) == TOPIC_CHANGES
+    assert decode_command(bytes.fromhex(TOPIC_CHANGES_BEFORE_WINDOWS)) == TOPIC_CHANGES
 
 
 CONSUMER_CHANGES = Command(
@@ -219,8 +224,8 @@ ROWS = [
     (
         rows.TopicRow(258, 1000, TopicConfig(), 259),
         (
-            "0197cd0102cd03e89a0192a36c6f77a46869676893a67374726963749090cd7530cd03e800a09300cdea60cd07d0"
-            "94000000c2ab64726f702d6f6c64657374cd0103c200a0"
+            "0197cd0102cd03e89b0192a36c6f77a46869676893a67374726963749090cd7530cd03e800a09300cdea60cd07d0"
+            "94000000c2ab64726f702d6f6c64657374ce000493e0cd0103c200a0"
         ),
     ),
     (rows.DeletionRow(258, b"\x20\x01"), "0193cd0102c402200100"),
@@ -235,7 +240,10 @@ ROWS = [
     ),
     (rows.AdditionRow((4, 5)), "0191920405"),
     (rows.CursorRow([rows.CursorPosition(4, 6, 5), rows.CursorPosition(0, 0, 0)]), "01919294040605009400000000"),
-    (rows.OnceRow(9, 1000, 3, 7, b"\xaa", 1, 2, 4, 1, 0), "019c09cd03e80307c401aa0102040100c40000"),
+    (
+        rows.OnceRow(9, 1000, 3, 7, b"\xaa", 1, 2, 4, 1, 0, until_ms=2000),
+        "019d09cd03e80307c401aa0102040100c40000cd07d0",
+    ),
     (rows.DelayedRow(1, 2, b"\xaa"), "01940102c401aa00"),
     (rows.AttemptRow("a", 1000, [Range(0, 1, 4, 6, 2)], [(0, 6)]), "0194a161cd03e89195000104060291920006"),
 ]
@@ -245,6 +253,23 @@ ROWS = [
 def test_row_has_its_golden_bytes_and_is_read_back(row: rows.Row, golden: str):
     assert rows.encode_row(row).hex() == golden
     assert rows.decode_row(bytes.fromhex(golden), type(row)) == row
+
+
+OLD_ROWS = [
+    (
+        rows.TopicRow(258, 1000, TopicConfig(), 259),
+        (
+            "0197cd0102cd03e89a0192a36c6f77a46869676893a67374726963749090cd7530cd03e800a09300cdea60cd07d0"
+            "94000000c2ab64726f702d6f6c64657374cd0103c200a0"
+        ),
+    ),
+    (rows.OnceRow(9, 1000, 3, 7, b"\xaa", 1, 2, 4, 1, 0), "019c09cd03e80307c401aa0102040100c40000"),
+]
+
+
+@pytest.mark.parametrize(("row", "old"), OLD_ROWS)
+def test_a_row_of_before_a_field_was_added_is_read_with_its_default(row: rows.Row, old: str):
+    assert rows.decode_row(bytes.fromhex(old), type(row)) == row
 
 
 RECORDS = [

@@ -8,15 +8,24 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from falconq_cluster.machine.commands import AnyOperation, Appended, Duplicate, Pulled, Refused, Result
+from falconq_cluster.machine.commands import (
+    ANY_VERSION,
+    AnyOperation,
+    Appended,
+    Duplicate,
+    Pulled,
+    Refused,
+    Result,
+    SetTopic,
+    TopicSet,
+)
 from falconq_cluster.machine.operation import Once
-from falconq_cluster.machine.settings import TopicConfig
+from falconq_cluster.machine.settings import TopicConfig, TopicSettings
 from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import Node, append, pull
 
-LIMITS = MachineLimits(
-    attempts_per_consumer_max=3, attempt_ms=1000, pull_count_max=6, dedupe_window_ms=1000, dedupe_per_topic_max=4
-)
+LIMITS = MachineLimits(attempts_per_consumer_max=3, attempt_ms=1000, pull_count_max=6, dedupe_per_topic_max=4)
+WINDOWS_MS = (1000, 1500, 3000)
 PARTITIONS, LEVELS = 2, 3
 
 
@@ -37,7 +46,7 @@ class ModelConsumer:
 
 @dataclass
 class ModelOnce:
-    made_ms: int
+    until_ms: int
     sequence: int
     message: Message
 
@@ -49,10 +58,11 @@ class Model:
         self.partitions: list[list[Message]] = [[] for _ in range(PARTITIONS)]
         self.consumers: dict[str, ModelConsumer] = {}
         self.once: dict[tuple[str, bool], ModelOnce] = {}
+        self.window_ms = WINDOWS_MS[0]
 
     def publish_once(self, once: Once, partition: int, level: int, text: str, now_ms: int) -> str | Message | None:
         """A code, the message that the answer names, or None for a repeat of which only a later one is known."""
-        self.once = {name: known for name, known in self.once.items() if now_ms - known.made_ms < 1000}
+        self.once = {name: known for name, known in self.once.items() if now_ms < known.until_ms}
         name = (once.name, once.sequence > 0)
         known = self.once.get(name)
         last = 0 if known is None else known.sequence
@@ -66,7 +76,8 @@ class Model:
         if known is None and len(self.once) >= LIMITS.dedupe_per_topic_max:
             return "dedupe_full"
         message = Message(partition, level, self.publish(partition, level, [text]), text)
-        self.once[name] = ModelOnce(now_ms, once.sequence, message)
+        promised_ms = 0 if known is None else known.until_ms
+        self.once[name] = ModelOnce(max(now_ms + self.window_ms, promised_ms), once.sequence, message)
         return message
 
     def publish(self, partition: int, level: int, texts: list[str]) -> int:
@@ -116,7 +127,8 @@ class MachineAndModel(RuleBasedStateMachine):
         self.node, self.restarting = Node(self.limits), Node(self.limits)
         self.model = self.new_model()
         for node in (self.node, self.restarting):
-            node.add_topic("t", TopicConfig(PARTITIONS, tuple(f"l{n}" for n in range(LEVELS))))
+            levels = tuple(f"l{n}" for n in range(LEVELS))
+            node.add_topic("t", TopicConfig(PARTITIONS, levels, dedupe_window_ms=WINDOWS_MS[0]))
         self.sequence = 0
         self.published = 0
         self.epoch = self.node.open_origin("n1")
@@ -226,6 +238,13 @@ class MachineAndModel(RuleBasedStateMachine):
         assert applied.is_repeat
         assert [key for key, _ in applied.changes] == [b"\x01"]
         assert self.restarting.apply(self.node.entries[-1]) == applied
+
+    @rule(window_ms=st.sampled_from(WINDOWS_MS))
+    def window_changes(self, window_ms: int) -> None:
+        given = TopicSettings(dedupe_window_ms=window_ms)
+        (result,) = self.send(SetTopic(0, "t", ANY_VERSION, is_change=True, given=given))
+        assert isinstance(result, TopicSet)
+        self.model.window_ms = window_ms
 
     @rule(step_ms=st.sampled_from([1, 400, 1000]))
     def time_passes(self, step_ms: int) -> None:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from falconq_cluster.machine import keys, rows
 from falconq_cluster.machine.commands import (
+    ANY_VERSION,
     Append,
     Appended,
     DeleteTopic,
     Duplicate,
     Refused,
     Result,
+    SetTopic,
     Tick,
     Trim,
 )
 from falconq_cluster.machine.deduping import DROPPED_PER_COMMAND_MAX, KEYS_PER_APPEND_MAX
 from falconq_cluster.machine.operation import Once
-from falconq_cluster.machine.settings import TopicConfig
+from falconq_cluster.machine.settings import DEDUPE_WINDOW_MS, TopicConfig, TopicSettings
 from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import Node, append
 
-WINDOW_MS = 1000
-LIMITS = MachineLimits(dedupe_window_ms=WINDOW_MS, dedupe_per_topic_max=3, dedupe_max=5)
+WINDOW_MS = DEDUPE_WINDOW_MS
+LIMITS = MachineLimits(dedupe_per_topic_max=3, dedupe_max=5)
 
 
 def keyed(
@@ -84,16 +88,29 @@ def test_a_new_topic_of_a_deleted_ones_name_knows_none_of_its_keys():
     node, restarting = Node(), Node()
     first = appended(node.result(keyed("a")))
     node.command(DeleteTopic(0, "t", 0))
-    node.command(Trim())
     assert appended(node.result(keyed("a"))) == first
-    # The old row goes with its window, also on a node that has read it from its store.
-    node.now_ms += MachineLimits().dedupe_window_ms
-    node.command(Tick())
+    assert node.views.dedupe_count == 2
+    # The old row goes with the rest of the topic, also on a node that has read it from its store.
+    node.command(Trim())
+    assert node.views.dedupe_count == 1
+    assert isinstance(node.result(keyed("a")), Duplicate)
     for entry in node.entries:
         restarting.apply(entry)
         restarting.reload()
     assert restarting.machine.digest == node.machine.digest
-    assert not [key for key, _ in node.everything() if key[0] == 0x60]
+    assert restarting.views.dedupe_count == len([key for key, _ in node.everything() if key[:1] == keys.ONCE]) == 1
+
+
+def test_a_deleted_topics_keys_go_a_bounded_number_with_each_trim():
+    node = Node(MachineLimits(trim_keys_max=50))
+    for number in range(4):
+        node.command(*(keyed("m", f"{number}.{n}") for n in range(60)))
+    node.command(DeleteTopic(0, "t", ANY_VERSION))
+    while node.machine.state.deletions:
+        assert len(node.command(Trim()).changes) <= 50 + DROPPED_PER_COMMAND_MAX + 1
+        node.reload()
+    assert node.views.dedupe_count == 0
+    assert {key[:1] for key, _ in node.everything()} == {keys.META}
 
 
 @pytest.mark.parametrize("other", [keyed("b"), keyed("a", level=1)])
@@ -189,7 +206,7 @@ def test_a_full_table_refuses_new_keys_and_forgets_none_early():
 
 
 def test_a_topic_whose_keys_are_over_has_room_whatever_others_remember():
-    limits = MachineLimits(dedupe_window_ms=WINDOW_MS, dedupe_per_topic_max=1)
+    limits = MachineLimits(dedupe_per_topic_max=1)
     node = Node(limits)
     node.command(*(keyed("m", f"{n}", topic=f"t{n}") for n in range(40)), keyed("m", "a"))
     node.now_ms += WINDOW_MS
@@ -215,7 +232,7 @@ def test_all_topics_together_have_a_limit_too():
 
 
 def test_rows_that_are_over_go_with_any_command_and_never_many_at_once():
-    node = Node(MachineLimits(dedupe_window_ms=WINDOW_MS))
+    node = Node(MachineLimits())
     node.command(*(keyed("m", f"{n}") for n in range(30)))
     node.now_ms += WINDOW_MS
     assert len(node.command(Tick()).changes) == DROPPED_PER_COMMAND_MAX + 1
@@ -225,6 +242,96 @@ def test_rows_that_are_over_go_with_any_command_and_never_many_at_once():
         node.command(Tick())
     assert node.views.dedupe_count == 1
     assert len([key for key, _ in node.everything() if key[0] == 0x60]) == 1
+
+
+def set_window(node: Node, window_ms: int, topic: str = "t") -> None:
+    given = TopicSettings(dedupe_window_ms=window_ms)
+    result = node.result(SetTopic(0, topic, ANY_VERSION, is_change=False, given=given))
+    assert not isinstance(result, Refused), result
+
+
+def test_each_topic_has_its_own_window():
+    node = Node()
+    for topic, window_ms in (("short", 1000), ("long", 604_800_000)):
+        set_window(node, window_ms, topic)
+        node.result(keyed("m", topic=topic))
+    node.result(keyed("m", topic="default"))
+    for ms, known in ((999, 3), (1, 2), (WINDOW_MS - 1001, 2), (1, 1), (604_800_000 - WINDOW_MS - 1, 1), (1, 0)):
+        node.now_ms += ms
+        node.command(Tick())
+        node.reload()
+        assert node.views.dedupe_count == known
+
+
+def test_a_shorter_window_forgets_nothing_that_was_promised():
+    node = Node()
+    set_window(node, 10_000)
+    node.result(keyed("m", "before"))
+    node.now_ms += 1000
+    set_window(node, 1000)
+    node.result(keyed("m", "after"))
+    for ms, before, after in ((999, Duplicate, Duplicate), (1, Duplicate, Appended), (7999, Duplicate, Appended)):
+        node.now_ms += ms
+        node.reload()
+        assert isinstance(node.result(keyed("m", "before")), before)
+        assert isinstance(node.result(keyed("m", "after")), after)
+    node.now_ms += 1
+    assert isinstance(node.result(keyed("m", "before")), Appended)
+
+
+def test_a_longer_window_holds_for_what_is_appended_from_then_on():
+    node = Node()
+    set_window(node, 1000)
+    node.result(keyed("m", "before"))
+    set_window(node, 5000)
+    node.result(keyed("m", "after"))
+    node.now_ms += 1000
+    assert isinstance(node.result(keyed("m", "before")), Appended)
+    node.now_ms += 3999
+    assert isinstance(node.result(keyed("m", "after")), Duplicate)
+    node.now_ms += 1
+    assert isinstance(node.result(keyed("m", "after")), Appended)
+
+
+def test_a_producer_that_goes_on_is_known_as_long_as_before_its_window_was_shortened():
+    node = Node()
+    set_window(node, 10_000)
+    node.result(numbered("a", 1))
+    set_window(node, 1000)
+    node.now_ms += 100
+    node.result(numbered("b", 2))
+    node.now_ms += 9_899
+    assert node.result(numbered("a", 1)) == Duplicate("t", None, 0)
+    node.now_ms += 1
+    assert isinstance(node.result(numbered("a", 1)), Appended)
+
+
+def test_a_row_of_before_there_were_windows_is_known_for_five_minutes():
+    node = Node()
+    set_window(node, 1000)
+    first = appended(node.result(keyed("a")))
+    ((key, value),) = [(key, value) for key, value in node.everything() if key[:1] == keys.ONCE]
+    row = msgspec.structs.replace(rows.decode_row(value, rows.OnceRow), until_ms=0)
+    node.store.write([(key, rows.encode_row(row))])
+    node.reload()
+    node.now_ms += 299_999
+    assert isinstance(node.result(keyed("a")), Duplicate)
+    node.now_ms += 1
+    assert appended(node.result(keyed("a"))).base_offset == first.base_offset + 1
+
+
+def test_what_is_over_first_goes_first_whenever_it_was_appended():
+    node = Node(MachineLimits(dedupe_max=3))
+    for topic, window_ms in (("long", 9000), ("middle", 2000), ("short", 1000)):
+        set_window(node, window_ms, topic)
+        node.result(keyed("m", topic=topic))
+    assert code_of(node.result(keyed("m", topic="other"))) == "dedupe_full"
+    node.now_ms += 1000
+    assert isinstance(node.result(keyed("m", topic="other")), Appended)
+    assert code_of(node.result(keyed("m", topic="another"))) == "dedupe_full"
+    node.now_ms += 1000
+    assert isinstance(node.result(keyed("m", topic="another")), Appended)
+    assert isinstance(node.result(keyed("m", topic="long")), Duplicate)
 
 
 @pytest.mark.parametrize("once", [Once(""), Once("k" * 257), Once("p", -1)])

@@ -25,7 +25,6 @@ SMALL = MachineLimits(
     attempts_per_consumer_max=LIMITS.attempts_per_consumer_max,
     attempt_ms=LIMITS.attempt_ms,
     pull_count_max=LIMITS.pull_count_max,
-    dedupe_window_ms=LIMITS.dedupe_window_ms,
     dedupe_per_topic_max=LIMITS.dedupe_per_topic_max,
     trim_keys_max=4,
     trim_batches_max=2,
