@@ -32,7 +32,9 @@ NODE_PANEL_END = "log_format"
 app = typer.Typer(name="falconq", help="A replicated message broker behind plain HTTP.", no_args_is_help=True)
 dev_app = typer.Typer(help="A cluster on this machine, to try and to develop.", no_args_is_help=True)
 node_app = typer.Typer(help="Work on the data of a stopped node.", no_args_is_help=True)
+backup_app = typer.Typer(help="Look at backups.", no_args_is_help=True)
 app.add_typer(dev_app, name="dev")
+app.add_typer(backup_app, name="backup")
 app.add_typer(node_app, name="node")
 
 
@@ -162,6 +164,44 @@ def recover(
     typer.echo(
         f"Done: kept everything up to index {report.applied_index}, of which {report.replayed_count} entries may not "
         f"have been acknowledged. The new cluster is {report.cluster_id}; start all members, the others empty."
+    )
+
+
+BackupFile = Annotated[
+    Path, typer.Argument(help="A file of GET /v1/cluster/backup.", exists=True, dir_okay=False, readable=True)
+]
+
+
+@node_app.command()
+def restore(
+    file: BackupFile, data_dir: Annotated[Path, typer.Option(help="An empty data directory.")] = Path("falconq-data")
+) -> None:
+    """Make a backup the data of a node that never ran: the start of a new cluster, or of each of its members."""
+    from falconq_cluster import maintenance  # noqa: PLC0415 (as above)
+
+    try:
+        checked = maintenance.restore_backup(file, data_dir)
+    except (ConfigurationError, CorruptionError) as error:
+        raise _refuse(error) from error
+    typer.echo(
+        f"Done: {data_dir} holds everything up to index {checked.head.index} of cluster {checked.head.cluster_id}. The "
+        f"new cluster is {checked.digest.hex()}; start all members, the others empty or restored from the same file."
+    )
+
+
+@backup_app.command()
+def check(file: BackupFile) -> None:
+    """Read a backup to its end and say what it is of, or where it is damaged."""
+    from falconq_cluster import maintenance  # noqa: PLC0415 (as above)
+
+    try:
+        checked = maintenance.check_backup(file)
+    except CorruptionError as error:
+        raise _refuse(error) from error
+    head = checked.head
+    typer.echo(
+        f"{file} is whole: cluster {head.cluster_id} up to index {head.index}, written by {head.node}, "
+        f"{checked.pairs_count} keys, digest {checked.digest.hex()}."
     )
 
 

@@ -1,6 +1,6 @@
 """Work on the data of a stopped node, with the real disk.
 
-What lives here: the lock, the file system and the store around `raft.offline`.
+What lives here: the lock, the file system and the store around `raft.offline` and `raft.backup`.
 Rules: nothing is read before the data directory is ours, so a running node is never disturbed.
 Must not know: prompts, what the work means.
 """
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from falconq_cluster.errors import ConfigurationError
-from falconq_cluster.raft import offline
+from falconq_cluster.raft import backup, offline
+from falconq_cluster.raft.backup import Checked, Source
 from falconq_cluster.raft.identity import read_identity
 from falconq_cluster.storage.files import RealFileSystem
 from falconq_cluster.storage.leveldb import LevelStore
@@ -34,6 +35,24 @@ class StoppedNode:
     def recover(self, new_cluster_id: str) -> offline.OfflineReport:
         """Makes the data the start of a new cluster. Raises: ConfigurationError, CorruptionError."""
         return offline.recover(RealFileSystem(), self.data_dir, LevelStore.open, new_cluster_id=new_cluster_id)
+
+
+def restore_backup(source: Path, data_dir: Path) -> Checked:
+    """Makes the backup the data of a node that never ran. Raises: ConfigurationError, CorruptionError."""
+    RealFileSystem().make_directory(str(data_dir))
+    with DirectoryLock(data_dir), source.open("rb") as opened:
+
+        def again() -> Source:
+            opened.seek(0)
+            return opened
+
+        return backup.restore(RealFileSystem(), str(data_dir), LevelStore.open, again)
+
+
+def check_backup(source: Path) -> Checked:
+    """What the backup is of, all of it read. Raises: CorruptionError."""
+    with source.open("rb") as opened:
+        return backup.check_backup(opened)
 
 
 @contextmanager

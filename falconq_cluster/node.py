@@ -18,6 +18,7 @@ from falconq_cluster.clock import Clock
 from falconq_cluster.errors import ConfigurationError, CorruptionError, StopProcess
 from falconq_cluster.machine.machine import Machine
 from falconq_cluster.machine.state import MachineLimits
+from falconq_cluster.raft.backup import refuse_unfinished
 from falconq_cluster.raft.core import Core, EventLog, RaftTimes
 from falconq_cluster.raft.driver import RaftDriver
 from falconq_cluster.raft.election import Election, ElectionTimes
@@ -80,6 +81,7 @@ class Node:
         self.settings = settings
         self._parts = parts
         files, data_dir = parts.files, settings.data_dir
+        refuse_unfinished(files, data_dir)
         identity = load_or_create_identity(files, data_dir, node_id=settings.node_id, chance=parts.chance)
         self.journal = Journal.open(
             files,

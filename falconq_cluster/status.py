@@ -9,9 +9,11 @@ Must not know: HTTP.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Generator
 
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.node import Node
+from falconq_cluster.raft.backup import write_backup
 from falconq_cluster.raft.view import NodeView
 
 
@@ -81,6 +83,17 @@ class NodeReport:
         moved: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._raft.move_leadership(to, lambda leads: None if moved.done() else moved.set_result(leads))
         return await moved
+
+    def backup(self) -> tuple[int, Generator[bytes]]:
+        """(log index, parts) of a backup of all that this node shows now, to be closed in the end.
+
+        Raises: FalconQError (not_ready) while the node holds no whole state.
+        """
+        reasons = self._raft.readiness()
+        if reasons:
+            raise FalconQError("not_ready", f"this node can't write a backup: {'; '.join(reasons)}; ask another one")
+        parts = write_backup(self._node.store.snapshot(), node=self.node_id, cluster_id=self._node.machine.cluster_id)
+        return self._raft.applied_index, parts
 
     def needed(self) -> list[str]:
         """Why the cluster can't do without this node: fewer than a majority of its members would be left."""

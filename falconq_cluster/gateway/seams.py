@@ -8,7 +8,7 @@ Must not know: HTTP.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Protocol
 
 from falconq_cluster.broker.consumer_requests import ConsumerInfo, ConsumerRequest, RedriveInfo, SeekRequest
@@ -139,6 +139,9 @@ class NodeStatus(Protocol):
 
     def ready(self) -> tuple[bool, list[str]]:
         """Whether the node takes requests, and if not, why: one sentence a reason."""
+
+    def backup(self) -> tuple[int, Generator[bytes]]:
+        """(log index, parts) of a backup of what the node shows now, to be closed in the end. Raises: not_ready."""
 
     async def move_leader(self, to: str) -> bool:
         """Whether this member leads, once it does or did not in time. Raises: bad_request for a stranger."""

@@ -23,6 +23,7 @@ from falconq_cluster.clock import Clock
 from falconq_cluster.config import Address
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway.answers import PROBLEM_JSON, RETRY_AFTER_SECONDS, encode_problem
+from falconq_cluster.gateway.backups import BackupRoutes
 from falconq_cluster.gateway.batches import BatchRoutes
 from falconq_cluster.gateway.consumers import ConsumerRoutes
 from falconq_cluster.gateway.describing import RETRY_STATUSES
@@ -88,6 +89,7 @@ class Gateway:
         self._server: _BoundedServer | None = None
         seed = SeedRoutes(service, long_poll_ms_max=limits.long_poll_ms_max, json_depth_max=limits.json_depth_max)
         operations = OperationRoutes(node, metrics, lambda: self._is_draining, json_depth_max=limits.json_depth_max)
+        backups = BackupRoutes(service, node, lambda: self._is_draining)
         topics = TopicRoutes(service, json_depth_max=limits.json_depth_max)
         messages = MessageRoutes(service, json_depth_max=limits.json_depth_max)
         batches = BatchRoutes(service, json_depth_max=limits.json_depth_max, batch_bytes_max=limits.batch_bytes_max)
@@ -95,7 +97,7 @@ class Gateway:
         events = EventRoutes(service)
         leases = LeaseRoutes(service, long_poll_ms_max=limits.long_poll_ms_max, json_depth_max=limits.json_depth_max)
         consumers = ConsumerRoutes(service, json_depth_max=limits.json_depth_max)
-        groups = (seed, topics, messages, batches, consumers, leases, events, operations, reference)
+        groups = (seed, topics, messages, batches, consumers, leases, events, backups, operations, reference)
         self.router = Router([route for group in groups for route in group.routes()])
         metrics.before_scrape(self._update_gauges)
 
@@ -162,7 +164,8 @@ class Gateway:
             route, answer = await self._answer(request, started_ms)
         self._count(route, answer, started_ms)
         if answer.stream is not None:
-            return WireStream(request, answer, self._head(answer), self._in_progress(request.protocol))
+            head, held = self._head(answer), self._in_progress(request.protocol)
+            return WireStream(request, answer, head, held, stall_ms=self._limits.request_timeout_ms)
         return WireAnswer(request, answer, self._head(answer), closes=self._is_draining)
 
     async def _answer(self, request: web.BaseRequest, started_ms: int) -> tuple[Route | None, Answer]:

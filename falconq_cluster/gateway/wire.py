@@ -164,14 +164,17 @@ class WireAnswer(web.StreamResponse):
 class WireStream(WireAnswer):
     """An answer that goes out part by part, until its connection closes."""
 
-    def __init__(self, request: web.BaseRequest, answer: Answer, head: str, held: AbstractContextManager[None]) -> None:
+    def __init__(
+        self, request: web.BaseRequest, answer: Answer, head: str, held: AbstractContextManager[None], *, stall_ms: int
+    ) -> None:
         super().__init__(request, answer, head, closes=True)
+        self._stall_ms = stall_ms
         self._held = held
         """Entered while the answer goes out."""
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """The head, then each part as it comes. A client that goes ends the stream."""
-        answer, request = self._answer, self._wire_request
+        """The head, then each part as it comes. A client that goes ends the stream, or that takes nothing for long."""
+        answer = self._answer
         assert answer.stream is not None
         head = (
             f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\nContent-Type: {answer.content_type}\r\n"
@@ -179,6 +182,14 @@ class WireStream(WireAnswer):
         ).encode("latin-1")
         with self._held:
             async with aclosing(answer.stream) as parts:
-                await request.writer.write(head)
+                await self._write(head)
                 async for part in parts:
-                    await request.writer.write(part + data)
+                    await self._write(part + data)
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._stall_ms / 1000):
+                await self._wire_request.writer.write(data)
+        except TimeoutError as error:
+            # As if the client had gone: what is kept for it is let go.
+            raise ConnectionResetError("the client takes nothing") from error

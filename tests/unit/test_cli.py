@@ -53,3 +53,16 @@ def test_recovery_is_refused_without_its_reason(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, ["node", "recover", "--data-dir", str(tmp_path)])
     assert refused.exit_code == 78
     assert "--sole-survivor" in refused.stderr
+
+
+def test_a_file_that_is_no_backup_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"something else")
+    for command in (
+        ["backup", "check", str(file)],
+        ["node", "restore", str(file), "--data-dir", str(tmp_path / "data")],
+    ):
+        refused = CliRunner().invoke(app, command)
+        assert refused.exit_code == 78
+        assert "this is no backup" in refused.stderr
+    assert not list((tmp_path / "data").glob("store"))

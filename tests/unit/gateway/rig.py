@@ -9,7 +9,7 @@ Must not know: how the gateway works.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -242,6 +242,7 @@ class SetStatus:
     reasons: list[str] = field(default_factory=list)
     is_live: bool = True
     why_needed: list[str] = field(default_factory=list)
+    backup_parts: Iterable[bytes] = (b"all ", b"of it")
     takes_over: bool = True
     """Whether a member that shall lead does."""
 
@@ -259,6 +260,11 @@ class SetStatus:
 
     def ready(self) -> tuple[bool, list[str]]:
         return not self.reasons, self.reasons
+
+    def backup(self) -> tuple[int, Generator[bytes]]:
+        if self.reasons:
+            raise FalconQError("not_ready", f"this node can't write a backup: {self.reasons[0]}; ask another one")
+        return self.applied_index, (part for part in self.backup_parts)
 
     async def move_leader(self, to: str) -> bool:
         if to not in ("n1", "n2", "n3"):
