@@ -13,8 +13,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-import msgspec
-
 from falconq_cluster.broker.requests import AtomicRequest, Published, PublishRequest
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway import answers
@@ -52,11 +50,13 @@ from falconq_cluster.gateway.messages import (
     refuse_raw_headers,
 )
 from falconq_cluster.gateway.minimum import wait_min_index
+from falconq_cluster.gateway.nesting import check_large
 from falconq_cluster.gateway.query import Query
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
 from falconq_cluster.gateway.seed import PROBLEMS_OF_PUBLISHES, PUBLISH_EXAMPLE, REPLAYED, publish_request
 from falconq_cluster.gateway.shapes import BatchResultsAnswer
+from falconq_cluster.gateway.splitting import split_array, split_lines
 from falconq_cluster.gateway.tracing import TRACEPARENT, read_traceparent
 
 BATCH_MESSAGES_MAX = 10_000
@@ -109,8 +109,6 @@ BATCH = Operation(
     problems=PROBLEMS_OF_PUBLISHES,
 )
 
-_array_decoder = msgspec.json.Decoder(list[msgspec.Raw])
-
 
 class BatchRoutes:
     """The handler, over one service."""
@@ -142,7 +140,12 @@ class BatchRoutes:
         turn_bytes = 0
         for place, part in enumerate(parts):
             own_key = None if key is None or is_atomic else f"{key}.{place}"
-            requests.append(self._request(part, call, topic, own_key, trace, is_event=has_events))
+            try:
+                depth_max = await check_large(part, self._json_depth_max)
+            except FalconQError as error:
+                requests.append(error)
+                continue
+            requests.append(self._request(part, call, topic, own_key, trace, depth_max, is_event=has_events))
             turn_bytes += len(part)
             if place % TURN_MESSAGES == TURN_MESSAGES - 1 or turn_bytes >= TURN_BYTES:
                 turn_bytes = 0
@@ -186,25 +189,26 @@ class BatchRoutes:
             check_structured(content_type or "", CLOUDEVENT_BATCH_JSON)
         check_content_type(None if is_lines or has_events else content_type, call.header("Content-Encoding"))
         body = await call.body()
-        if is_lines:
-            parts = [line for line in body.split(b"\n") if line.strip()]
-        else:
-            try:
-                parts = [bytes(part) for part in _array_decoder.decode(body)]
-            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                text = str(error).removeprefix("JSON is malformed: ")[:200]
-                message = f'the body is not a JSON array of messages: {text}; send [{{"message": …}}, …] or NDJSON'
-                raise FalconQError("bad_request", message) from error
+        parts = await (split_lines if is_lines else split_array)(body, count_max)
         if not 1 <= len(parts) <= count_max:
-            raise refuse("body", f"the body has {len(parts)} messages; such a batch has 1 to {count_max}")
+            has = f"more than {count_max}" if parts else "no"
+            raise refuse("body", f"the body has {has} messages; such a batch has 1 to {count_max}")
         return parts
 
     def _request(
-        self, part: bytes, call: Call, topic: str, key: str | None, trace: str | None, *, is_event: bool
+        self,
+        part: bytes,
+        call: Call,
+        topic: str,
+        key: str | None,
+        trace: str | None,
+        depth_max: int,
+        *,
+        is_event: bool,
     ) -> PublishRequest | FalconQError:
         read = read_structured if is_event else publish_request
         try:
-            request = read(part, topic, depth_max=self._json_depth_max, deadline_ms=call.deadline_ms)
+            request = read(part, topic, depth_max=depth_max, deadline_ms=call.deadline_ms)
             if key is not None and request.producer is not None:
                 raise refuse("producer", "there are both an 'Idempotency-Key' and a 'producer'; give one of them")
         except FalconQError as error:

@@ -15,7 +15,8 @@ from typing import TypeVar
 import msgspec
 
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.gateway.fields import SHOWN_CHARS_MAX, depth_exceeds, refuse, shown
+from falconq_cluster.gateway.fields import SHOWN_CHARS_MAX, refuse, shown
+from falconq_cluster.gateway.nesting import depth_exceeds
 
 T = TypeVar("T", bound=msgspec.Struct)
 

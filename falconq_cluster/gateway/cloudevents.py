@@ -26,12 +26,12 @@ from falconq_cluster.gateway.fields import (
     HEADER_COUNT_MAX,
     HEADER_VALUE_CHARS_MAX,
     PARTITION_KEY_CHARS_MAX,
-    depth_exceeds,
     media_type,
-    outermost_pairs,
     refuse,
+    repeated_name,
     shown,
 )
+from falconq_cluster.gateway.nesting import depth_exceeds
 from falconq_cluster.gateway.query import read_number
 from falconq_cluster.gateway.raw import DELAY, TTL, Timing, level_of_text, raw_message
 
@@ -136,7 +136,7 @@ def read_binary(
     """The request of an event in binary mode. Raises: bad_request."""
     content_type = attributes.get(DATA_TYPE, "")
     message, encoding = body or b"null", None
-    if body and _is_json(content_type):
+    if body and is_json(content_type):
         _check_json(body, depth_max)
     elif body:
         message, how = raw_message(body, content_type)
@@ -157,7 +157,8 @@ def read_structured(
         raise FalconQError("bad_request", f"the event is not a JSON object: {text}") from error
     if depth_exceeds(data, depth_max):
         raise FalconQError("bad_request", f"the event is nested deeper than {depth_max} levels; flatten it")
-    if len(outermost_pairs(data)) != len(event):
+    _check_count(len(event) - len({DATA, DATA_BASE64} & event.keys()))
+    if repeated_name(data, {name: bytes(value) for name, value in event.items()}) is not None:
         raise FalconQError("bad_request", "the event has a name more than once; give it one value")
     content, base64 = event.pop(DATA, None), event.pop(DATA_BASE64, None)
     attributes = {name: value for name, raw in event.items() if (value := _text(name, bytes(raw))) is not None}
@@ -243,8 +244,7 @@ def _check(attributes: Mapping[str, str]) -> None:
     if attributes["specversion"] != SPECVERSION:
         text = f"'specversion' is {shown(attributes['specversion'])}; events are taken as '{SPECVERSION}'"
         raise refuse("specversion", text)
-    if len(attributes) > HEADER_COUNT_MAX - 2:
-        raise refuse("body", f"an event has {len(attributes)} attributes; at most {HEADER_COUNT_MAX - 2} are kept")
+    _check_count(len(attributes))
     for name, value in attributes.items():
         if _NAME.fullmatch(name) is None:
             raise refuse(name[:100], f"an attribute is named {shown(name)}; names have 1 to 100 of a-z and 0-9")
@@ -255,6 +255,11 @@ def _check(attributes: Mapping[str, str]) -> None:
     time = attributes.get("time")
     if time is not None and _TIME.fullmatch(time) is None:
         raise refuse("time", f"'time' is {shown(time)}; write an RFC 3339 time such as 2026-01-31T12:00:00Z")
+
+
+def _check_count(count: int) -> None:
+    if count > HEADER_COUNT_MAX - 2:
+        raise refuse("body", f"an event has {count} attributes; at most {HEADER_COUNT_MAX - 2} are kept")
 
 
 def _text(name: str, raw: bytes) -> str | None:
@@ -272,7 +277,8 @@ def _text(name: str, raw: bytes) -> str | None:
     return None if value is None else str(value)
 
 
-def _is_json(content_type: str) -> bool:
+def is_json(content_type: str) -> bool:
+    """Whether data of this type are JSON."""
     kind = media_type(content_type)
     return kind in ("application/json", "text/json") or kind.endswith("+json")
 

@@ -22,6 +22,7 @@ from falconq_cluster.gateway.cloudevents import (
     STRUCTURED_SCHEMA,
     binary_attributes,
     check_structured,
+    is_json,
     read_binary,
     read_structured,
     refuse_key,
@@ -38,6 +39,7 @@ from falconq_cluster.gateway.fields import (
     shown,
 )
 from falconq_cluster.gateway.minimum import wait_min_index
+from falconq_cluster.gateway.nesting import check_large
 from falconq_cluster.gateway.query import Query
 from falconq_cluster.gateway.raw import DELAY, TTL, level_of_text, raw_message, read_timing, single_header
 from falconq_cluster.gateway.replay import REPLAY, replay
@@ -131,16 +133,18 @@ class MessageRoutes:
         check_encoding(call.header("Content-Encoding"))
         timing = read_timing(call)
         content_type, body = call.header("Content-Type"), await call.body()
-        if media_type(content_type or JSON).startswith(CLOUDEVENT):
+        is_structured = media_type(content_type or JSON).startswith(CLOUDEVENT)
+        depth_max = self._json_depth_max
+        if is_structured or is_json(content_type or ""):
+            depth_max = await check_large(body, depth_max)
+        if is_structured:
             check_structured(content_type or "", CLOUDEVENT_JSON)
-            request = read_structured(
-                body, topic, depth_max=self._json_depth_max, deadline_ms=call.deadline_ms, timing=timing
-            )
+            request = read_structured(body, topic, depth_max=depth_max, deadline_ms=call.deadline_ms, timing=timing)
         else:
             if content_type is not None:
                 attributes["datacontenttype"] = content_type
             request = read_binary(
-                attributes, body, topic, depth_max=self._json_depth_max, deadline_ms=call.deadline_ms, timing=timing
+                attributes, body, topic, depth_max=depth_max, deadline_ms=call.deadline_ms, timing=timing
             )
         return replace(request, traceparent=read_traceparent(call.headers(TRACEPARENT.name)))
 

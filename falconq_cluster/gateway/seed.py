@@ -47,6 +47,7 @@ from falconq_cluster.gateway.fields import (
     refuse,
 )
 from falconq_cluster.gateway.minimum import wait_min_index
+from falconq_cluster.gateway.nesting import check_large
 from falconq_cluster.gateway.query import Query
 from falconq_cluster.gateway.routing import Answer, Call, Route
 from falconq_cluster.gateway.seams import Service
@@ -235,7 +236,9 @@ async def read_json_publish(call: Call, topic: str, *, depth_max: int) -> Publis
     """The request of a publish with a JSON body. Raises: FalconQError."""
     key = read_idempotency_key(call.headers(IDEMPOTENCY_KEY.name))
     check_content_type(call.header("Content-Type"), call.header("Content-Encoding"))
-    request = publish_request(await call.body(), topic, depth_max=depth_max, deadline_ms=call.deadline_ms)
+    body = await call.body()
+    depth_max = await check_large(body, depth_max)
+    request = publish_request(body, topic, depth_max=depth_max, deadline_ms=call.deadline_ms)
     if key is not None and request.producer is not None:
         raise refuse("producer", "there are both an 'Idempotency-Key' and a 'producer'; give one of them")
     return replace(request, idempotency_key=key, traceparent=read_traceparent(call.headers(TRACEPARENT.name)))

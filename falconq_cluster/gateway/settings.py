@@ -17,7 +17,8 @@ import msgspec
 
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.gateway.describing import NAME_SCHEMA, Schema
-from falconq_cluster.gateway.fields import depth_exceeds, refuse, shown
+from falconq_cluster.gateway.fields import refuse, shown
+from falconq_cluster.gateway.nesting import depth_exceeds
 from falconq_cluster.machine.machine import DEFAULT_LIMITS
 from falconq_cluster.machine.settings import (
     AGED,
