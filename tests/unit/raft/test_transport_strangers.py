@@ -171,7 +171,8 @@ async def test_garbage_after_the_handshake_closes_the_connection_and_the_log_say
             caller.send(garbage)
             await caller.ends()
             await until(lambda: b.events.of("a")[-1] == "down")
-        assert "not a frame of protocol version" in logs[-1]["reason"]
+        # The member's own dials, which nobody answers, may be logged at any time.
+        assert any("not a frame of protocol version" in log.get("reason", "") for log in logs)
         await caller.close()
     assert b.events.of("a") == ["up", "down"] * 4
     assert b.events.numbers() == [1] * 4
