@@ -26,10 +26,10 @@ from falconq_cluster.machine.commands import (
     encode_entry,
 )
 from falconq_cluster.machine.events import Trimmed
-from falconq_cluster.machine.keeping import Purge, TrimLevels
+from falconq_cluster.machine.keeping import Purge
 from falconq_cluster.machine.machine import Applied, Machine
 from falconq_cluster.machine.records import pack_record
-from falconq_cluster.machine.retention import is_due
+from falconq_cluster.machine.surveying import is_due, trim_now
 from falconq_cluster.storage.leveldb import LevelStore
 
 BATCH = 10_000
@@ -86,10 +86,8 @@ def measure(loop: Loop, what: str, messages: int, message_bytes: int) -> list[st
     loop.turn(Purge(0, what) if what == "purge" else DeleteTopic(0, what, 0))
     asked_ms = loop.turns_ms.pop()
     loop.cpu_ms.clear()
-    while loop.machine.state.deletions or (
-        what in loop.machine.state.topics and is_due(loop.machine.state.topics[what], 1 << 50, loop.machine.limits)
-    ):
-        loop.turn(Trim() if what == "delete" else TrimLevels([what]))
+    while loop.machine.state.deletions or (what in loop.machine.state.topics and is_due(loop.machine, what, 1 << 50)):
+        loop.turn(Trim() if what == "delete" else trim_now(loop.machine, [what], 1 << 50))
     left = sum(1 for _ in loop.store.scan_keys(keys.BATCH, keys.prefix_end(keys.BATCH)))
     assert left == 0, f"{left} record batches are left"
     seconds = loop.compact()

@@ -32,16 +32,16 @@ def refusal_of_new(turn: Turn, topic: TopicState, name: str) -> Refused | None:
 
 def create_consumer(turn: Turn, topic: TopicState, name: str) -> ConsumerState:
     """A consumer of a new number, which `refusal_of_new` does not refuse."""
-    consumer = new_consumer(turn, name, created_ms=turn.log_time_ms)
+    consumer = new_consumer(turn, topic, name, created_ms=turn.log_time_ms)
     topic.consumers[name] = consumer
     turn.consumer_changed(topic, consumer)
     start_at_retained(turn, topic, consumer)
     return consumer
 
 
-def new_consumer(turn: Turn, name: str, *, created_ms: int) -> ConsumerState:
-    """A consumer of a new number that was given nothing, and is of no topic yet."""
-    holdings = Holdings(turn.state.held_count)
+def new_consumer(turn: Turn, topic: TopicState, name: str, *, created_ms: int) -> ConsumerState:
+    """A consumer of a new number that was given nothing; the topic does not have it yet."""
+    holdings = Holdings(topic.held_count)
     consumer = ConsumerState(
         name,
         turn.next_number(),

@@ -62,12 +62,19 @@ class Held:
 
 
 class HeldCount:
-    """How many messages all consumers have in hand."""
+    """How many messages the consumers of a topic have in hand, or all consumers."""
 
-    __slots__ = ("value",)
+    __slots__ = ("_whole", "value")
 
-    def __init__(self) -> None:
+    def __init__(self, whole: HeldCount | None = None) -> None:
+        """`whole` is the count that this one is a part of."""
+        self._whole = whole
         self.value = 0
+
+    def add(self, count: int) -> None:
+        self.value += count
+        if self._whole is not None:
+            self._whole.add(count)
 
 
 class Holdings:
@@ -156,7 +163,7 @@ class Holdings:
         self._remove(partition, offset)
         self._add_place(partition, row.level, offset)
         held = self._held[partition, offset] = Held(partition, offset, row)
-        self._total.value += 1
+        self._total.add(1)
         if row.number:
             self._numbered[row.number] = (partition, offset)
         if held.phase is Phase.LEASED:
@@ -190,7 +197,7 @@ class Holdings:
         held = self._held.pop((partition, offset), None)
         if held is None:
             return None
-        self._total.value -= 1
+        self._total.add(-1)
         self._numbered.pop(held.row.number, None)
         self._left(held)
         return held.row
@@ -205,7 +212,7 @@ class Holdings:
 
     def forget(self) -> None:
         """The consumer is gone, and nobody holds anything for it."""
-        self._total.value -= len(self._held)
+        self._total.add(-len(self._held))
         self._held.clear()
         self._numbered.clear()
         self._places.clear()

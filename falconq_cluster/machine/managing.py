@@ -136,7 +136,7 @@ def _seek(turn: Turn, topic: TopicState, consumer: ConsumerState, operation: See
         return refusal
     _unlink(turn, topic, consumer)
     # A new object too: what this entry has changed of the old number is written under the old number.
-    moved = new_consumer(turn, consumer.name, created_ms=consumer.created_ms)
+    moved = new_consumer(turn, topic, consumer.name, created_ms=consumer.created_ms)
     moved.config, moved.is_paused = consumer.config, consumer.is_paused
     # A stream goes on, and no number comes twice.
     moved.delivery_number, moved.stream = consumer.delivery_number, consumer.stream

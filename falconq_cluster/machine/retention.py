@@ -3,10 +3,11 @@
 What lives here: the TrimLevels and Purge operations, and whether a topic is full.
 Rules: trimming moves counters: from then on nobody is given what was trimmed, however many consumers and batches there
 are. Erasing takes the keys of whole batches out of the store afterwards. Both are bounded for each command
-(PROTOCOL.md P12). What a remembered attempt names is trimmed like all else, but not erased before the attempt is over
-(P13). By size, `drop-oldest` trims the oldest messages of all levels and partitions first, `drop-lowest` those of the
-least urgent level, and it takes in no message that more urgent ones would have to give way to. What the present entry
-wrote is not in the store yet and is erased by a later one.
+(PROTOCOL.md P12). What depends on all consumers is named by whoever proposes, who has looked at them in time of its own
+(machine/surveying.py); only those that are newer than that look are looked at here. What a remembered attempt names is
+trimmed like all else, but not erased before the attempt is over (P13). By size, `drop-oldest` trims the oldest messages
+of all levels and partitions first, `drop-lowest` those of the least urgent level, and it takes in no message that more
+urgent ones would have to give way to. What the present entry wrote is not in the store yet: a later one erases it.
 Must not know: who proposes, and when.
 """
 
@@ -25,16 +26,22 @@ from falconq_cluster.machine.commands import (
 )
 from falconq_cluster.machine.consumers import drop_if_trimmed
 from falconq_cluster.machine.events import TopicPurged, Trimmed
-from falconq_cluster.machine.holdings import Held
-from falconq_cluster.machine.keeping import Purge, Purged, TrimLevels
+from falconq_cluster.machine.keeping import Purge, Purged, Survey, TrimLevels
 from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.levels import LevelState, PartitionState
 from falconq_cluster.machine.settings import DROP_LOWEST, DROP_OLDEST, REJECT, Retention
-from falconq_cluster.machine.state import MachineLimits, TopicState
-from falconq_cluster.machine.turn import Turn
+from falconq_cluster.machine.state import ConsumerState, TopicState
+from falconq_cluster.machine.turn import Turn, index_of
 
 _KEYS_LEAST = 2
 """A batch and its partition's row, or a lease and its cursors' row."""
+
+_LEVELS_MAX = 10_000
+"""Levels of all topics that one command looks at, beyond those of the last topic."""
+_CONSUMERS_MAX = 20_000
+"""Consumers, of the topics that were surveyed, that one command looks at, beyond those of the first topic."""
+_PAIRS_MAX = 10_000
+"""Times that it looks how far a consumer that was not surveyed has come in a level."""
 
 _Place = tuple[int, int]
 """(partition, level)."""
@@ -102,58 +109,59 @@ def purge(turn: Turn, operation: Purge) -> Purged | Refused:
 def trim_levels(turn: Turn, operation: TrimLevels) -> None:
     """Erases and trims what the bounds allow; what is left is for the next one."""
     work = _Work(turn.limits.trim_keys_max, turn.limits.trim_bytes_max, turn.limits.trim_batches_max)
-    count, size = 0, 0
-    is_over = True
-    for name in operation.topics:
-        topic = turn.state.topics.get(name)
-        if topic is None:
+    changed: dict[str, TopicState] = {}
+    consumers_left, levels_left = _CONSUMERS_MAX, _LEVELS_MAX
+    for survey in operation.surveys:
+        topic = turn.state.topics.get(survey.topic)
+        if topic is None or topic.number != survey.number:
             continue
-        before = topic.retained_count, topic.retained_bytes
-        _erase(turn, topic, work)
-        _release(turn, topic, work)
+        consumers_left -= len(topic.consumers)
+        if consumers_left < 0 and changed:
+            break
+        changed[topic.name] = topic
+        _erase(turn, topic, survey, work)
+        _release(turn, topic, survey, work)
+        _Trimming(turn, topic, work).drop_acked(survey)
+    for topic in (turn.state.topics[name] for name in operation.topics if name in turn.state.topics):
+        if levels_left < 1:
+            break
+        levels_left -= len(topic.partitions) * len(topic.config.levels)
+        changed[topic.name] = topic
         _Trimming(turn, topic, work).run()
-        count, size = count + before[0] - topic.retained_count, size + before[1] - topic.retained_bytes
+    for topic in changed.values():
         turn.state.watch(topic)
-        is_over = is_over and topic.name not in turn.state.trimmable
-    turn.events.append(Trimmed(tuple(work.ranges), work.erased_bytes, is_over, count, size))
+    is_over = all(topic.config.retention == Retention() and not topic.has_unerased for topic in changed.values())
+    turn.events.append(Trimmed(tuple(work.ranges), work.erased_bytes, is_over, work.trimmed_count, work.trimmed_bytes))
 
 
-def is_due(topic: TopicState, now_ms: int, limits: MachineLimits) -> bool:
-    """Whether a TrimLevels would do something for the topic."""
+def is_over(topic: TopicState, now_ms: int) -> bool:
+    """Whether the topic has what is too old, or too much."""
+    if is_over_size(topic):
+        return True
     retention = topic.config.retention
-    if any(_over_size(topic)) or topic.has_trimmed_in_hand:
-        return True
-    if topic.has_unerased and any(
-        level.erased_to < limit for _, level, limit in _erasable(topic, now_ms, limits.attempt_ms)
-    ):
-        return True
-    if not retention.ms and not retention.acked:
-        return False
-    return any(
-        is_over_age(level, retention, now_ms) or (retention.acked and acked_to(topic, place) > level.first_offset)
-        for place, level in _levels(topic)
-        if level.retained_count
+    return retention.ms > 0 and any(
+        _is_over_age(level, retention, now_ms) for _, level in _levels(topic) if level.retained_count
     )
 
 
-def is_over_age(level: LevelState, retention: Retention, now_ms: int) -> bool:
+def is_over_size(topic: TopicState) -> bool:
+    """Whether the topic has too much."""
+    return any(_over_size(topic))
+
+
+def _is_over_age(level: LevelState, retention: Retention, now_ms: int) -> bool:
     """Whether the oldest message of the level, which retains one, has been kept for its time."""
     return 0 < retention.ms <= now_ms - level.first_ms
 
 
-def acked_to(topic: TopicState, place: _Place) -> int:
-    """All of the level before this offset was delivered to every consumer, and none has it in hand."""
-    partition = topic.partitions[place[0]]
-    first_offset = partition.levels[place[1]].first_offset
-    lowest: int | None = None
-    for consumer in topic.consumers.values():
-        offset = consumer.cursors_of(partition)[place[1]].next_offset
-        held = consumer.holdings.lowest(*place)
-        offset = offset if held is None else min(offset, held.offset)
-        lowest = offset if lowest is None else min(offset, lowest)
-        if lowest <= first_offset:
-            break
-    return 0 if lowest is None else lowest
+def _needed_by(consumers: list[ConsumerState], partition: PartitionState, number: int, offset: int) -> int:
+    """The offset, or a lower one that one of the consumers needs: it was not given it, or has it in hand."""
+    for consumer in consumers:
+        held = consumer.holdings.lowest(partition.number, number)
+        offset = min(
+            offset, consumer.cursors_of(partition)[number].next_offset, offset if held is None else held.offset
+        )
+    return offset
 
 
 @dataclass(slots=True)
@@ -164,6 +172,8 @@ class _Work:
     bytes_left: int
     batches_left: int
     erased_bytes: int = 0
+    trimmed_count: int = 0
+    trimmed_bytes: int = 0
     ranges: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
@@ -184,33 +194,18 @@ def _over_size(topic: TopicState) -> tuple[int, int]:
     )
 
 
-def _erasable(topic: TopicState, now_ms: int, attempt_ms: int) -> Iterator[tuple[PartitionState, LevelState, int]]:
-    """Each level, and the base offset before which its batches may be erased."""
-    named: dict[_Place, int] = {}
-    for consumer in topic.consumers.values():
-        for attempt in consumer.attempts.values():
-            if now_ms - attempt.row.made_ms < attempt_ms:
-                for place, base in attempt.lowest.items():
-                    named[place] = min(base, named.get(place, base))
-    for place, level in _levels(topic):
-        yield topic.partitions[place[0]], level, min(level.trimmed_base, named.get(place, level.trimmed_base))
-
-
-def _erase(turn: Turn, topic: TopicState, work: _Work) -> None:
+def _erase(turn: Turn, topic: TopicState, survey: Survey, work: _Work) -> None:
     """Take trimmed batches out of the store."""
-    if not topic.has_unerased:
-        return
-    erasable = [
-        found
-        for found in _erasable(topic, turn.log_time_ms, turn.limits.attempt_ms)
-        if found[1].erased_to < found[2] and not turn.has_changed(topic, found[0])
-    ]
-    for partition, level, limit in erasable:
+    named = [(topic.partitions[partition], level, base) for partition, level, base in survey.erasable]
+    # What this entry wrote is not in the store yet.
+    for partition, number, base in [found for found in named if not turn.has_changed(topic, found[0])]:
+        level = partition.levels[number]
         if work.keys_left < _KEYS_LEAST or work.bytes_left <= 0:
             return
-        work.keys_left -= 1  # for the partition's row
-        _erase_level(turn, level, limit, work)
-        turn.partition_changed(topic, partition)
+        if level.erased_to < base:
+            work.keys_left -= 1  # for the partition's row
+            turn.partition_changed(topic, partition)
+            _erase_level(turn, level, base, work)
 
 
 def _erase_level(turn: Turn, level: LevelState, limit: int, work: _Work) -> None:
@@ -228,14 +223,16 @@ def _erase_level(turn: Turn, level: LevelState, limit: int, work: _Work) -> None
     work.ranges.append((start, stop))
 
 
-def _release(turn: Turn, topic: TopicState, work: _Work) -> None:
+def _release(turn: Turn, topic: TopicState, survey: Survey, work: _Work) -> None:
     """End the leases of what is trimmed."""
-    for consumer in sorted(topic.consumers.values(), key=lambda consumer: consumer.number):
-        for lowest in list(consumer.holdings.lowest_of_levels()):
-            held: Held | None = lowest
-            while held is not None and work.keys_left >= _KEYS_LEAST and drop_if_trimmed(turn, topic, consumer, held):
-                work.keys_left -= 2  # for the lease, and the cursors' row
-                held = consumer.holdings.lowest(held.partition, held.row.level)
+    for name, partition, level in survey.held:
+        consumer = topic.consumers.get(name)
+        if consumer is None:
+            continue
+        while work.keys_left >= _KEYS_LEAST and (held := consumer.holdings.lowest(partition, level)) is not None:
+            if not drop_if_trimmed(turn, topic, consumer, held):
+                break
+            work.keys_left -= 2  # for the lease, and the cursors' row
 
 
 class _Trimming:
@@ -248,20 +245,27 @@ class _Trimming:
         """The batch of the oldest retained message of each level that was looked at."""
 
     def run(self) -> None:
-        """What is too old or settled by all, then what is too much."""
+        """What is too old, then what is too much."""
         retention, now_ms = self._topic.config.retention, self._turn.log_time_ms
-        if retention.ms or retention.acked:
+        if retention.ms:
             for place, level in _levels(self._topic):
-                acked = acked_to(self._topic, place) if retention.acked and level.retained_count else 0
-                while level.retained_count and self._work.batches_left > 0:
-                    if is_over_age(level, retention, now_ms):
-                        self._drop(place, level, level.retained_count)
-                    elif acked > level.first_offset:
-                        self._drop(place, level, acked - level.first_offset)
-                    else:
-                        break
-        if any(_over_size(self._topic)):
+                while level.retained_count and _is_over_age(level, retention, now_ms) and self._work.batches_left > 0:
+                    self._drop(place, level, level.retained_count)
+        if is_over_size(self._topic):
             self._trim_to_size()
+
+    def drop_acked(self, survey: Survey) -> None:
+        """What every consumer has settled: those that the survey saw, and those that are newer."""
+        topic = self._topic
+        if not topic.config.retention.acked or not topic.consumers:
+            return
+        newer = [consumer for consumer in topic.consumers.values() if index_of(consumer.number) > survey.index]
+        for partition_number, number, offset in survey.acked[: _PAIRS_MAX // max(len(newer), 1)]:
+            partition = topic.partitions[partition_number]
+            level = partition.levels[number]
+            needed = _needed_by(newer, partition, number, offset)
+            while level.retained_count and needed > level.first_offset and self._work.batches_left > 0:
+                self._drop((partition_number, number), level, needed - level.first_offset)
 
     def _trim_to_size(self) -> None:
         order = [(*self._rank(place, level), place) for place, level in _levels(self._topic) if level.retained_count]
@@ -319,6 +323,8 @@ class _Trimming:
                 level.first_offset, level.first_ms = batch.base, batch.stamp_ms
         self._topic.retained_count -= count
         self._topic.retained_bytes -= size
+        self._work.trimmed_count += count
+        self._work.trimmed_bytes += size
         self._work.batches_left -= 1
         self._turn.partition_changed(self._topic, self._topic.partitions[place[0]])
 

@@ -193,6 +193,8 @@ class TopicState:
     retained_count: int = 0
     retained_bytes: int = 0
     """Both of all levels of all partitions."""
+    held_count: HeldCount = field(kw_only=True)
+    """Messages that its consumers have in hand."""
 
     @property
     def has_unerased(self) -> bool:
@@ -200,12 +202,10 @@ class TopicState:
         return any(level.erased_to < level.trimmed_base for partition in self.partitions for level in partition.levels)
 
     @property
-    def has_trimmed_in_hand(self) -> bool:
-        """Whether some consumer holds what is trimmed."""
-        return any(
-            self.partitions[held.partition].levels[held.row.level].is_trimmed(held.offset)
-            for consumer in self.consumers.values()
-            for held in consumer.holdings.lowest_of_levels()
+    def may_have_trimmed_in_hand(self) -> bool:
+        """Whether consumers may hold what is trimmed: they hold something, and something is trimmed."""
+        return self.held_count.value > 0 and any(
+            level.trimmed_count for partition in self.partitions for level in partition.levels
         )
 
     def row(self) -> TopicRow:
@@ -278,15 +278,17 @@ class State:
 
     def watch(self, topic: TopicState) -> None:
         """Know whether something of the topic may be to be trimmed, after it or its settings have changed."""
-        if topic.config.retention != Retention() or topic.has_unerased or topic.has_trimmed_in_hand:
+        if topic.config.retention != Retention() or topic.has_unerased or topic.may_have_trimmed_in_hand:
             self.trimmable[topic.name] = None
         else:
             self.trimmable.pop(topic.name, None)
 
 
-def new_topic(name: str, number: int, created_ms: int, config: TopicConfig) -> TopicState:
-    """A topic without messages."""
-    topic = TopicState(name, number, created_ms, config, partitions=[], version=number)
+def new_topic(name: str, number: int, created_ms: int, config: TopicConfig, held_count: HeldCount) -> TopicState:
+    """A topic without messages; what its consumers will hold is a part of `held_count`."""
+    topic = TopicState(
+        name, number, created_ms, config, partitions=[], version=number, held_count=HeldCount(held_count)
+    )
     topic.configure(config, number)
     return topic
 
@@ -303,7 +305,7 @@ def read_state(reader: Reader) -> State:
     topics: dict[int, TopicState] = {}
     for key, value in reader.scan(keys.TOPIC, keys.prefix_end(keys.TOPIC)):
         row = decode_row(value, TopicRow)
-        topic = new_topic(key[1:].decode(), row.number, row.created_ms, row.config)
+        topic = new_topic(key[1:].decode(), row.number, row.created_ms, row.config, state.held_count)
         topic.version = row.version or row.number
         topic.is_dead_letters = row.is_dead_letters
         topic.redrive_left, topic.redrive_to = row.redrive_left, row.redrive_to
@@ -369,7 +371,7 @@ def _read_consumers(reader: Reader, topics: dict[int, TopicState], state: State)
             row.number,
             row.created_ms,
             row.last_partition,
-            holdings=Holdings(state.held_count),
+            holdings=Holdings(topic.held_count),
             lost_count=state.lost_count,
         )
         consumer.served, consumer.turns = list(row.served), list(row.turns)

@@ -125,7 +125,7 @@ def delete_topic(turn: Turn, operation: DeleteTopic) -> Done | Refused:
 
 def create_topic(turn: Turn, name: str, config: TopicConfig) -> TopicState:
     """A topic of a new number; whoever calls has judged name, settings and room."""
-    topic = new_topic(name, turn.next_number(), turn.log_time_ms, config)
+    topic = new_topic(name, turn.next_number(), turn.log_time_ms, config, turn.state.held_count)
     turn.state.topics[name] = topic
     turn.state.watch(topic)
     turn.put(keys.topic_key(name), topic.row())

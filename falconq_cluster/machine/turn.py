@@ -25,6 +25,11 @@ _ORDINAL_BITS = 20
 _LENGTHS = struct.Struct("<II")
 
 
+def index_of(number: int) -> int:
+    """Log index of the entry that gave out the number."""
+    return number >> _ORDINAL_BITS
+
+
 class Turn:
     """What operations see of the entry, and where they leave what they change."""
 
@@ -80,7 +85,7 @@ class Turn:
 
     def made(self, number: int) -> bool:
         """Whether this entry gave out the number: the store does not show what it stands for yet."""
-        return number >> _ORDINAL_BITS == self.index
+        return index_of(number) == self.index
 
     def is_expired(self, not_after_ms: int) -> bool:
         """Whether an operation came too late (P10)."""

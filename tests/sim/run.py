@@ -15,7 +15,7 @@ from random import Random
 
 from falconq_cluster.machine.commands import Leased
 from falconq_cluster.machine.machine import Machine
-from falconq_cluster.machine.retention import is_due
+from falconq_cluster.machine.surveying import is_due
 from tests.sim.batches import Batches
 from tests.sim.clients import DONE, REFUSED, UNKNOWN, Asked, Clients
 from tests.sim.cluster import RESTART_US_MAX, Host, SimCluster
@@ -305,7 +305,7 @@ def _is_trimmed(machine: Machine) -> bool:
     """Whether nothing is to be trimmed or erased, now or by time alone."""
     state = machine.state
     return not state.deletions and not any(
-        is_due(topic, machine.log_time_ms, machine.limits) or (topic.config.retention.ms and topic.retained_count)
+        is_due(machine, topic.name, machine.log_time_ms) or (topic.config.retention.ms and topic.retained_count)
         for topic in state.topics.values()
     )
 

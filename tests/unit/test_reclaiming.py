@@ -10,11 +10,11 @@ import pytest
 
 from falconq_cluster.errors import StopProcess
 from falconq_cluster.machine.commands import AnyOperation, Append, Command, SetTopic, encode_command, encode_entry
-from falconq_cluster.machine.keeping import Purge, TrimLevels
+from falconq_cluster.machine.keeping import Purge
 from falconq_cluster.machine.machine import Machine
 from falconq_cluster.machine.records import pack_record
-from falconq_cluster.machine.retention import is_due
 from falconq_cluster.machine.settings import Retention, TopicSettings
+from falconq_cluster.machine.surveying import is_due, trim_now
 from falconq_cluster.reclaiming import COMPACTED_BYTES_MIN, Reclaiming
 from falconq_cluster.storage.leveldb import LevelStore
 
@@ -48,8 +48,8 @@ class Node:
         self.reclaiming.applied(applied.events)
 
     def trim(self) -> None:
-        while is_due(self.machine.state.topics["t"], self.machine.log_time_ms, self.machine.limits):
-            self.send(TrimLevels(["t"]))
+        while is_due(self.machine, "t", self.machine.log_time_ms):
+            self.send(trim_now(self.machine, ["t"], self.machine.log_time_ms))
 
 
 @pytest.fixture

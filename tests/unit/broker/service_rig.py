@@ -56,5 +56,5 @@ class Rig:
     def add_topic(self, name: str, config: TopicConfig) -> None:
         """A topic of another shape, on all nodes."""
         for node in self.cluster.nodes.values():
-            topic = new_topic(name, 1 + len(node.machine.state.topics), START_MS, config)
+            topic = new_topic(name, 1 + len(node.machine.state.topics), START_MS, config, node.machine.state.held_count)
             node.machine.state.topics[name] = topic

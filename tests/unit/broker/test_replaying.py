@@ -10,8 +10,9 @@ from falconq_cluster.broker.replaying import replayed_page
 from falconq_cluster.broker.requests import ReplayPage, ReplayRequest
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import SetTopic
-from falconq_cluster.machine.keeping import Purge, TrimLevels
+from falconq_cluster.machine.keeping import Purge
 from falconq_cluster.machine.settings import DROP_LOWEST, Retention, TopicConfig, TopicSettings
+from falconq_cluster.machine.surveying import trim_now
 from tests.unit.machine.helpers import START_MS, Node
 
 MIB = 1 << 20
@@ -95,7 +96,7 @@ def test_what_is_not_kept_is_gone_and_the_lowest_offset_is_told():
     node = Node()
     node.publish(*"abcdef")
     node.result(SetTopic(0, "t", 0, is_change=True, given=TopicSettings(retention=Retention(messages=2))))
-    node.command(TrimLevels(["t"]))
+    node.command(trim_now(node.machine, ["t"], node.now_ms))
     error = refused(node, offset=3)
     assert (error.code.code, error.code.status, error.details["firstOffset"]) == ("offset_gone", 410, 4)
     assert [m.message for m in page(node, 4).messages] == [b"e", b"f"]
@@ -121,7 +122,7 @@ def test_with_gaps_pages_of_any_size_give_all_that_is_kept_once_and_the_same_aga
     given_settings = TopicSettings(retention=Retention(messages=messages), overflow=DROP_LOWEST)
     node.result(SetTopic(0, "t", 0, is_change=True, given=given_settings))
     for _ in range(3):
-        node.command(TrimLevels(["t"]))
+        node.command(trim_now(node.machine, ["t"], node.now_ms))
     low = [n for n, level in enumerate(levels) if level == 0]
     high = [n for n, level in enumerate(levels) if level == 1]
     kept = sorted((low + high)[-messages:])

@@ -33,7 +33,7 @@ from falconq_cluster.machine.commands import (
     encode_entry,
     read_header,
 )
-from falconq_cluster.machine.keeping import Purge, TrimLevels
+from falconq_cluster.machine.keeping import Purge, Survey, TrimLevels
 from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.records import BatchHeader, pack_batch, pack_record
 from falconq_cluster.machine.settings import TopicConfig, TopicSettings
@@ -129,7 +129,7 @@ TOPIC_CHANGES = Command(
 
 TOPIC_CHANGES_COMMAND = (
     "010200050000000000000006000000000000006e3196960acd03e8a17407c29b0392a36c6f77a468696768c0c0c0c0c0c0c0"
-    "c0c0960acd03e8a174fec39bc0c0c0c0c0c0c0c0c0c0c0940bcd03e9a17400910c922892a174a1759329cd03e9a174"
+    "c0c0960acd03e8a174fec39bc0c0c0c0c0c0c0c0c0c0c0940bcd03e9a17400910c932892a174a175909329cd03e9a174"
 )
 TOPIC_CHANGES_BEFORE_WINDOWS = (
     "010200050000000000000006000000000000006e3196960acd03e8a17407c29a0392a36c6f77a468696768c0c0c0c0c0c0c0"
@@ -141,6 +141,15 @@ def test_changes_of_topics_have_their_golden_bytes_and_are_read_back():
     assert encode_command(TOPIC_CHANGES).hex() == TOPIC_CHANGES_COMMAND
     assert decode_command(bytes.fromhex(TOPIC_CHANGES_COMMAND)) == TOPIC_CHANGES
     assert decode_command(bytes.fromhex(TOPIC_CHANGES_BEFORE_WINDOWS)) == TOPIC_CHANGES
+
+
+SURVEYED = Command("", 0, 0, [TrimLevels([], (Survey("t", 9, 8, [(0, 1, 5)], [(0, 1, 4)], [("c", 0, 1)]),))])
+SURVEYED_COMMAND = "01000000000000000000000000000000000000919328909196a1740908919300010591930001049193a1630001"
+
+
+def test_what_a_survey_found_has_its_golden_bytes_and_is_read_back():
+    assert encode_command(SURVEYED).hex() == SURVEYED_COMMAND
+    assert decode_command(bytes.fromhex(SURVEYED_COMMAND)) == SURVEYED
 
 
 CONSUMER_CHANGES = Command(

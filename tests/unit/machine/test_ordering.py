@@ -30,13 +30,13 @@ from falconq_cluster.machine.commands import (
     Trim,
 )
 from falconq_cluster.machine.events import HoldingsChanged
-from falconq_cluster.machine.keeping import TrimLevels
 from falconq_cluster.machine.lanes import Lanes
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.rows import LeaseRow
 from falconq_cluster.machine.settings import AGED, WEIGHTED, Retention, Scheduler, TopicConfig, TopicSettings
 from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.subscriptions import ConsumerConfig, ConsumerSet, Ordering, Reap, SetConsumer
+from falconq_cluster.machine.surveying import trim_now
 from tests.unit.machine.helpers import Node
 
 Place = tuple[int, int]
@@ -136,7 +136,7 @@ def test_whoever_waits_is_told_when_a_key_is_free_because_its_message_was_buried
     kept = TopicSettings(retention=Retention(messages=1), deliveries_max=0)
     node.result(SetTopic(0, "t", ANY_VERSION, is_change=True, given=kept))
     node.result(put("a"))
-    assert any(told in node.command(TrimLevels(["t"])).events for _ in range(2))
+    assert any(told in node.command(trim_now(node.machine, ["t"], node.now_ms)).events for _ in range(2))
     assert places(node.result(lease())) == [(0, 2)]
 
 

@@ -19,7 +19,7 @@ from falconq_cluster.machine.commands import (
     Trim,
 )
 from falconq_cluster.machine.deduping import DIGEST_BYTES
-from falconq_cluster.machine.keeping import Purge, TrimLevels
+from falconq_cluster.machine.keeping import Purge
 from falconq_cluster.machine.machine import NO_OP, Machine
 from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.records import pack_record
@@ -39,6 +39,7 @@ from falconq_cluster.machine.subscriptions import (
     StartKind,
     StreamKind,
 )
+from falconq_cluster.machine.surveying import trim_now
 from tests.unit.machine.helpers import Node, append, pull
 
 LIMITS = MachineLimits(ripen_keys_max=8, trim_keys_max=10, trim_batches_max=5, move_count_max=3)
@@ -67,8 +68,8 @@ def history(seed: int, length: int) -> Node:
                     [_many(random, topic, str(sequence))],
                     [_managed(random, topic, consumer)],
                     [_leased(random, topic, consumer)],
-                    [TrimLevels([topic])],
-                    [Purge(0, topic)] if random.random() < 0.3 else [TrimLevels(["t", "u", "v"])],
+                    [trim_now(node.machine, [topic], node.now_ms)],
+                    [Purge(0, topic)] if random.random() < 0.3 else [trim_now(node.machine, "tuv", node.now_ms)],
                     [DeleteTopic(0, topic, 0), Trim()] if random.random() < 0.3 else [Trim()],
                 ]
             )

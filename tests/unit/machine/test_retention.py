@@ -21,9 +21,9 @@ from falconq_cluster.machine.commands import (
 from falconq_cluster.machine.events import TopicPurged, Trimmed
 from falconq_cluster.machine.keeping import Purge, Purged, TrimLevels
 from falconq_cluster.machine.machine import DEFAULT_LIMITS
-from falconq_cluster.machine.retention import is_due
 from falconq_cluster.machine.settings import DROP_OLDEST, Retention, TopicSettings
 from falconq_cluster.machine.state import MachineLimits
+from falconq_cluster.machine.surveying import is_due, trim_now
 from tests.unit.machine.helpers import Node, append
 
 MIB = 1 << 20
@@ -44,8 +44,8 @@ def topic(
 def trim(node: Node) -> int:
     """How many commands it takes until nothing is due."""
     count = 0
-    while is_due(node.machine.state.topics["t"], node.now_ms, node.machine.limits):
-        node.command(TrimLevels(["t"]))
+    while is_due(node.machine, "t", node.now_ms):
+        node.command(trim_now(node.machine, ["t"], node.now_ms))
         count += 1
         assert count < 10_000
     return count
@@ -194,7 +194,7 @@ def test_trimming_a_leased_message_ends_its_lease_and_counts_as_lost():
     topic(node, Retention(messages=2))
     node.publish(*"abcd")
     assert lease(node, 4) == [0, 1, 2, 3]
-    node.command(TrimLevels(["t"]))
+    node.command(trim_now(node.machine, ["t"], node.now_ms))
     # It is refused from the moment it is trimmed, whether its lease was looked at by then or not.
     (failed,) = ack(node, 0)
     assert (failed[1], "trimmed" in failed[2]) == ("lease_lost", True)
@@ -266,8 +266,8 @@ def test_one_command_trims_and_erases_no_more_than_its_bounds(batch_max: int):
     for number in range(20):
         node.publish(str(number), partition=number % 2, level=number % 2)
     sizes = []
-    while is_due(node.machine.state.topics["t"], node.now_ms, limits):
-        applied = node.command(TrimLevels(["t"]))
+    while is_due(node.machine, "t", node.now_ms):
+        applied = node.command(trim_now(node.machine, ["t"], node.now_ms))
         sizes.append(len(applied.changes) - 1)
         (event,) = applied.events
         assert isinstance(event, Trimmed)
@@ -283,7 +283,7 @@ def test_by_bytes_one_command_erases_no_more_than_it_may():
     for _ in range(20):
         node.publish("x" * 990)
     node.result(Purge(0, "t"))
-    node.command(TrimLevels(["t"]))
+    node.command(trim_now(node.machine, ["t"], node.now_ms))
     assert len(stored(node)) == 17
     trim(node)
     assert stored(node) == []

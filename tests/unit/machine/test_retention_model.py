@@ -14,10 +14,10 @@ from falconq_cluster.machine.commands import (
     Refused,
     SetTopic,
 )
-from falconq_cluster.machine.keeping import Purge, Purged, TrimLevels
-from falconq_cluster.machine.retention import is_due
+from falconq_cluster.machine.keeping import Purge, Purged
 from falconq_cluster.machine.settings import DROP_LOWEST, REJECT, Retention, TopicSettings
 from falconq_cluster.machine.state import MachineLimits
+from falconq_cluster.machine.surveying import is_due, trim_now
 from tests.unit.machine.helpers import Node, append
 from tests.unit.machine.test_model import LEVELS, LIMITS, PARTITIONS, MachineAndModel, Message, Model
 
@@ -96,7 +96,7 @@ class RetentionAndModel(MachineAndModel):
     @rule()
     def trim_a_little(self) -> None:
         gone = self.model.too_much()
-        self.send(TrimLevels(["t"]))
+        self.send(trim_now(self.node.machine, ["t"], self.node.now_ms))
         for partition in range(PARTITIONS):
             found = {m.offset for m in self.node.views.peek("t", partition=partition, offset=0, count=10_000)}
             trimmed = {(partition, m.offset) for m in self.model.retained(partition) if m.offset not in found}
@@ -107,7 +107,7 @@ class RetentionAndModel(MachineAndModel):
     def trim_all(self) -> None:
         gone = self.model.too_much()
         while self.is_due():
-            self.send(TrimLevels(["t"]))
+            self.send(trim_now(self.node.machine, ["t"], self.node.now_ms))
         self.model.trimmed |= gone
 
     @rule()
@@ -117,7 +117,7 @@ class RetentionAndModel(MachineAndModel):
         self.model.trimmed |= set(kept)
 
     def is_due(self) -> bool:
-        return is_due(self.node.machine.state.topics["t"], self.node.now_ms, SMALL)
+        return is_due(self.node.machine, "t", self.node.now_ms)
 
     @invariant()
     def counters_add_up(self) -> None:
@@ -173,8 +173,8 @@ def test_nothing_that_was_accepted_gives_way_to_something_less_urgent(
     kept: list[tuple[int, str]] = []
 
     def trim() -> None:
-        while is_due(node.machine.state.topics["t"], node.now_ms, SMALL):
-            node.command(TrimLevels(["t"]))
+        while is_due(node.machine, "t", node.now_ms):
+            node.command(trim_now(node.machine, ["t"], node.now_ms))
 
     for number, (level, count, is_trimmed) in enumerate(appends):
         node.now_ms += 1

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from falconq_cluster.machine.commands import SetTopic
-from falconq_cluster.machine.keeping import Purge, TrimLevels
+from falconq_cluster.machine.keeping import Purge
 from falconq_cluster.machine.settings import Retention, TopicSettings
 from falconq_cluster.machine.subscriptions import ConsumerConfig, Reap, Seek, SetConsumer, Start, StartKind
+from falconq_cluster.machine.surveying import trim_now
 from tests.unit.machine.helpers import START_MS, Node
 from tests.unit.machine.test_retention import kept, lease, stored, topic, trim
 
@@ -89,10 +90,10 @@ def test_a_dead_message_that_was_trimmed_is_not_buried_and_holds_up_nothing() ->
     node.result(SetTopic(0, "t", 0, is_change=False, given=settings))
     node.publish("a", "b")
     assert lease(node, 2) == [0, 1]
-    node.command(TrimLevels(["t"]))
+    node.command(trim_now(node.machine, ["t"], node.now_ms))
     node.now_ms += 300_000
     # Erased before anybody looked at what died.
-    trim_without_release = TrimLevels(["t"])
+    trim_without_release = trim_now(node.machine, ["t"], node.now_ms)
     node.command(Reap([("t", "c")], []))
     assert kept(node) == ["b"]
     assert [m.message for m in node.views.peek("t.dead", partition=0, offset=0, count=9)] == [b"b"]
