@@ -89,6 +89,8 @@ class NodeObserver:
         metrics.acked.inc(self._grown("acked", counted.acked_count))
         metrics.nacked.inc(self._grown("nacked", counted.nacked_count))
         metrics.rejected.inc(self._grown("rejected", counted.rejected_count))
+        metrics.changed.inc(self._grown("changed", counted.changed_count))
+        metrics.cancelled.inc(self._grown("cancelled", counted.cancelled_count))
         metrics.expired_leases.inc(self._grown("expired leases", counted.lease_expired_count))
         metrics.held.set(self._node.broker.views().held_count)
         metrics.trimmed.inc(self._grown("trimmed", counted.trimmed_count))

@@ -67,6 +67,7 @@ class Metrics:
         self._shard = shard
         self._before_scrape: list[Callable[[], None]] = []
         self._http(registry)
+        self._messages()
         self._broker()
         self._consumers()
         self._raft()
@@ -86,7 +87,7 @@ class Metrics:
         self.http_inflight = Gauge("falconq_http_inflight_requests", "Requests in progress.", registry=registry)
         self.http_open = Gauge("falconq_http_open_connections", "Open client connections.", registry=registry)
 
-    def _broker(self) -> None:
+    def _messages(self) -> None:
         self.published = self._by_level("falconq_published_messages_total", "Messages acknowledged by this node.")
         self.duplicates = self._counter(
             "falconq_duplicate_publishes_total", "Publishes on this node that repeated an earlier one."
@@ -95,6 +96,10 @@ class Metrics:
         self.acked = self._counter("falconq_acked_messages_total", "Leased messages acknowledged through this node.")
         self.nacked = self._counter("falconq_nacked_messages_total", "Leased messages given back through this node.")
         self.rejected = self._counter("falconq_rejected_messages_total", "Leased messages rejected through this node.")
+        self.changed = self._counter(
+            "falconq_changed_messages_total", "Messages given another priority or time through this node."
+        )
+        self.cancelled = self._counter("falconq_cancelled_messages_total", "Messages cancelled through this node.")
         self.expired_leases = self._counter(
             "falconq_expired_leases_total", "Messages that this node gave again since their lease had ended by time."
         )
@@ -108,6 +113,16 @@ class Metrics:
             "falconq_lost_messages_total",
             "Messages trimmed before a consumer had settled them, as this node has noticed; about equal on all nodes.",
         )
+        self.dead_letters = self._counter(
+            "falconq_dead_letters_total", "On the leader: messages that went to the dead letters."
+        )
+        self.expired_messages = self._counter(
+            "falconq_expired_messages_total",
+            "On the leader: messages that a consumer was not given because their time to live was over.",
+        )
+        self.dedupe_keys = self._gauge("falconq_dedupe_remembered_keys", "Keys and producers that are remembered.")
+
+    def _broker(self) -> None:
         self.commands = self._counter("falconq_broker_commands_total", "Commands that this node made for its clients.")
         self.operations = self._counter(
             "falconq_broker_operations_total", "Operations in those commands; messages that arrive together share one."
@@ -135,14 +150,6 @@ class Metrics:
         self.read_rounds = self._counter(
             "falconq_broker_read_rounds_total", "Questions to the leader for them; reads that come together share one."
         )
-        self.expired_messages = self._counter(
-            "falconq_expired_messages_total",
-            "On the leader: messages that a consumer was not given because their time to live was over.",
-        )
-        self.dead_letters = self._counter(
-            "falconq_dead_letters_total", "On the leader: messages that went to the dead letters."
-        )
-        self.dedupe_keys = self._gauge("falconq_dedupe_remembered_keys", "Keys and producers that are remembered.")
         self.waiting = self._gauge("falconq_broker_waiting_operations", "Operations that wait to be sent.")
         self.outstanding = self._gauge("falconq_broker_outstanding_commands", "Own commands that aren't applied yet.")
         self.polls = self._gauge("falconq_broker_waiting_polls", "Consume requests that wait for a message.")

@@ -42,6 +42,8 @@ class BrokerLimits:
     polls_max: int = 10_000
     """Consumes that wait for messages."""
     index_waits_max: int = 10_000
+    searches_max: int = 1_000
+    """Requests that look for a message by its id, or wait until others have found theirs."""
     no_leader_wait_ms: int = 5_000
     """Requests wait this long for an election; then writes are refused at once until there is a leader."""
     fresh_wait_ms: int = 1_000
@@ -90,6 +92,9 @@ class BrokerMetrics:
     trimmed_count: int = 0
     """Leader: messages that topics stopped keeping."""
     trimmed_bytes: int = 0
+    changed_count: int = 0
+    """Messages changed for clients of this node."""
+    cancelled_count: int = 0
     pull_count: int = 0
     """Pulls proposed."""
     pull_empty_count: int = 0

@@ -25,6 +25,8 @@ from falconq_cluster.broker.consumer_requests import (
     set_operation,
 )
 from falconq_cluster.broker.leases import Settlement
+from falconq_cluster.broker.message_requests import ChangeRequest, ExplainedMessage, ExplainRequest, MessageId
+from falconq_cluster.broker.messages import Messages
 from falconq_cluster.broker.publishing import published, published_all
 from falconq_cluster.broker.pulls import Pulls
 from falconq_cluster.broker.reading import known_topic, partition_statuses, peeked_batch, topic_info, topic_set
@@ -88,6 +90,7 @@ class BrokerService:
         self._broker = broker
         self._loop = loop
         self._pulls = Pulls(broker)
+        self._messages = Messages(broker, self, asyncio.Lock())
         self._is_ending = False
         self._composer = Composer(broker.limits)
 
@@ -123,19 +126,19 @@ class BrokerService:
             if self._broker.views().topic(topic) is not None:
                 raise
             # The topic may have been made through another node a moment ago.
-            await self._fresh()
+            await self.fresh()
             config = self._config_to_publish(topic)
             return compose(config), config
 
     async def outcome(self, operation: ClientOperation, deadline_ms: int) -> Outcome:
         """Propose the operation and wait for what becomes of it. Raises: FalconQError (it was not taken)."""
-        return await self._answer_to(lambda done: self._broker.submit(operation, deadline_ms=deadline_ms, done=done))
+        return await self.answer_to(lambda done: self._broker.submit(operation, deadline_ms=deadline_ms, done=done))
 
     async def rest(self, ms: int) -> None:
         """Let so much time pass."""
         await asyncio.sleep(ms / 1000)
 
-    async def _answer_to(self, begin: Callable[[Callable[[T], None]], Cancellable | None]) -> T:
+    async def answer_to(self, begin: Callable[[Callable[[T], None]], Cancellable | None]) -> T:
         """What `begin` is answered with by its callback; who stops waiting for it cancels what it began."""
         future: asyncio.Future[T] = self._loop.create_future()
         begun = begin(lambda answer: None if future.done() else future.set_result(answer))
@@ -146,7 +149,8 @@ class BrokerService:
                 begun.cancel()
             raise
 
-    async def _fresh(self) -> None:
+    async def fresh(self) -> None:
+        """Return once this node has applied what was committed by now, or could not learn of it in time."""
         future: asyncio.Future[None] = self._loop.create_future()
         self._broker.freshness.when_fresh(lambda: None if future.done() else future.set_result(None))
         await future
@@ -162,18 +166,18 @@ class BrokerService:
 
     async def consume(self, request: ConsumeRequest) -> Batch:
         """Take the next messages; the cursors have moved when this returns."""
-        answer: Batch | FalconQError = await self._answer_to(lambda done: self._pulls.consume(request, done))
+        answer: Batch | FalconQError = await self.answer_to(lambda done: self._pulls.consume(request, done))
         return _given(answer)
 
     async def pull(self, request: PullRequest) -> Deliveries:
         """Lease the next messages, or take them, when the request says so."""
-        answer: Deliveries | FalconQError = await self._answer_to(lambda done: self._pulls.lease(request, done))
+        answer: Deliveries | FalconQError = await self.answer_to(lambda done: self._pulls.lease(request, done))
         return _given(answer)
 
     async def open_stream(self, request: StreamRequest) -> AsyncGenerator[Deliveries | StreamEnd, None]:
         """Begin an event stream, or go on with one; its parts come as long as they are read."""
         if self._broker.views().topic(request.topic) is None:
-            await self._fresh()
+            await self.fresh()
             known_topic(self._broker.views(), request.topic)
         stream = Stream(self._broker, self, request, is_ending=lambda: self._is_ending)
         await stream.open()
@@ -183,7 +187,7 @@ class BrokerService:
         """End or extend leases, each by itself."""
         view = self._broker.views().topic(request.topic)
         if view is None:
-            await self._fresh()
+            await self.fresh()
             view = known_topic(self._broker.views(), request.topic)
         settlement = Settlement(request, view.config.levels)
         if not settlement.items:
@@ -210,6 +214,18 @@ class BrokerService:
             bytes_max=self._broker.limits.pull_bytes_max,
             index=self._broker.raft.applied_index,
         )
+
+    async def explain_message(self, request: ExplainRequest) -> ExplainedMessage:
+        """Where one message stands on this node, which makes sure of its view first when it does not have it."""
+        return await self._messages.explain(request)
+
+    async def change_message(self, request: ChangeRequest) -> ExplainedMessage:
+        """Change a message that nobody was handed; what it is like in the turn in which the change is applied."""
+        return await self._messages.change(request)
+
+    async def cancel_message(self, topic: str, message: MessageId, *, deadline_ms: int) -> int:
+        """Cancel a message that nobody was handed; the log index from which on nobody is given it."""
+        return await self._messages.cancel(topic, message, deadline_ms=deadline_ms)
 
     def topics(self) -> Sequence[str]:
         """Names of all topics, sorted."""
@@ -243,7 +259,7 @@ class BrokerService:
         index = self._broker.raft.applied_index
         view = self._broker.views().topic(topic)
         if view is None:
-            await self._fresh()
+            await self.fresh()
             index = self._broker.raft.applied_index
             view = known_topic(self._broker.views(), topic)
         return topic_info(view, index)
@@ -284,7 +300,7 @@ class BrokerService:
                 operation, deadline_ms=deadline_ms, done=lambda outcome: done(self._consumer_after(operation, outcome))
             )
 
-        answer: ConsumerInfo | FalconQError = await self._answer_to(begin)
+        answer: ConsumerInfo | FalconQError = await self.answer_to(begin)
         return _given(answer)
 
     def _consumer_after(self, operation: ConsumerOperation, outcome: Outcome) -> ConsumerInfo | FalconQError:
@@ -301,13 +317,13 @@ class BrokerService:
     async def consumer(self, topic: str, consumer: str) -> ConsumerInfo:
         """The consumer on this node, which makes sure of its view first when it has no such consumer."""
         if not self._broker.views().consumer_exists(topic, consumer):
-            await self._fresh()
+            await self.fresh()
         return self._consumer_info(topic, consumer, index=self._broker.raft.applied_index)
 
     async def consumers_after(self, topic: str, after: str, limit: int) -> tuple[Sequence[ConsumerInfo], bool]:
         """Consumers behind this name, in the order of their names, and whether there are more."""
         if self._broker.views().topic(topic) is None:
-            await self._fresh()
+            await self.fresh()
         views, raft = self._broker.views(), self._broker.raft
         page = consumers_page(views, topic, after, limit, log_time_ms=raft.log_time_ms(), index=raft.applied_index)
         return page, bool(page) and views.consumers.more_after(topic, page[-1].view.name)
@@ -327,7 +343,7 @@ class BrokerService:
         """
         if not self._broker.is_running:
             raise FalconQError("not_ready", "this node is starting or stopping; ask another one")
-        refusal: FalconQError | None = await self._answer_to(
+        refusal: FalconQError | None = await self.answer_to(
             lambda done: self._broker.linearizable.confirm(deadline_ms, done)
         )
         if refusal is not None:
@@ -335,7 +351,7 @@ class BrokerService:
 
     async def wait_index(self, index: int, deadline_ms: int) -> None:
         """Return once this node has applied `index`. Raises: FalconQError (index_not_reached, overloaded)."""
-        is_reached: bool = await self._answer_to(lambda done: self._broker.index_waits.wait(index, deadline_ms, done))
+        is_reached: bool = await self.answer_to(lambda done: self._broker.index_waits.wait(index, deadline_ms, done))
         if not is_reached:
             here = self._broker.raft.applied_index
             message = f"this node has applied entry {here}, not {index} yet; repeat, or ask another node"

@@ -167,11 +167,20 @@ class Operation:
         return tuple(dict.fromkeys(codes))
 
 
+MESSAGE_ID_PATTERN = r"(0|[1-9][0-9]{0,18})\.(0|[1-9][0-9]{0,18})"
+"""The log index of its publish and its number there, without leading zeros: each message has one id."""
 NAME_SCHEMA: dict[str, object] = {"type": "string", "pattern": f"^{NAME_PATTERN.pattern}$"}
 
 VARIABLES: Mapping[str, Parameter] = {
     "topic": Name(name="topic", text="The topic's name.", is_required=True, example="orders"),
     "consumer": Name(name="consumer", text="The consumer's name.", is_required=True, example="billing"),
+    "id": Text(
+        name="id",
+        text="The message's id, as its publish answered it.",
+        is_required=True,
+        pattern=f"^{MESSAGE_ID_PATTERN}$",
+        example="9.0",
+    ),
 }
 """What stands in the path, by its name in the pattern."""
 

@@ -88,7 +88,7 @@ PUBLISH = Operation(
             text="The message is on the disks of a majority.",
             status=201,
             body=PublishAnswer,
-            headers=("Idempotency-Replayed",),
+            headers=("Idempotency-Replayed", "Location"),
         ),
     ),
     problems=PROBLEMS_OF_PUBLISHES,
@@ -187,5 +187,7 @@ async def _read_raw_publish(call: Call, topic: str) -> PublishRequest:
 
 
 def _made(published: Published) -> Answer:
-    replayed = REPLAYED if published.duplicate else {}
-    return Answer(answers.encode_published(published), status=201, index=published.index, headers=replayed)
+    headers = dict(REPLAYED) if published.duplicate else {}
+    if published.id is not None:
+        headers["Location"] = f"/v1/topics/{published.topic}/messages/{published.id}"
+    return Answer(answers.encode_published(published), status=201, index=published.index, headers=headers)

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Protocol
 
 from falconq_cluster.broker.consumer_requests import ConsumerInfo, ConsumerRequest, RedriveInfo, SeekRequest
+from falconq_cluster.broker.message_requests import ChangeRequest, ExplainedMessage, ExplainRequest, MessageId
 from falconq_cluster.broker.requests import (
     AtomicRequest,
     Batch,
@@ -63,6 +64,21 @@ class Service(Protocol):
 
     async def replay(self, request: ReplayRequest) -> ReplayPage:
         """What this node has stored of a partition. Raises: topic_not_found, unknown_partition, offset_gone."""
+
+    async def explain_message(self, request: ExplainRequest) -> ExplainedMessage:
+        """Where the message stands. Raises: topic_not_found, message_not_found, consumer_not_found, overloaded."""
+
+    async def change_message(self, request: ChangeRequest) -> ExplainedMessage:
+        """The message is as the request says, and nobody was handed it before.
+
+        Raises: topic_not_found, message_not_found, already_delivered, unknown_priority, bad_request, delayed_full.
+        """
+
+    async def cancel_message(self, topic: str, message: MessageId, *, deadline_ms: int) -> int:
+        """The message is gone from the returned log index on, and nobody is ever handed it.
+
+        Raises: topic_not_found, message_not_found, already_delivered.
+        """
 
     def topics(self) -> Sequence[str]:
         """Names of all topics, sorted."""

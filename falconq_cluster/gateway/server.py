@@ -29,6 +29,7 @@ from falconq_cluster.gateway.consumers import ConsumerRoutes
 from falconq_cluster.gateway.describing import RETRY_STATUSES
 from falconq_cluster.gateway.events import EventRoutes
 from falconq_cluster.gateway.leases import LeaseRoutes
+from falconq_cluster.gateway.message import SingleMessageRoutes
 from falconq_cluster.gateway.messages import MessageRoutes
 from falconq_cluster.gateway.operations import OperationRoutes
 from falconq_cluster.gateway.reference import ReferenceRoutes
@@ -92,12 +93,13 @@ class Gateway:
         backups = BackupRoutes(service, node, lambda: self._is_draining)
         topics = TopicRoutes(service, json_depth_max=limits.json_depth_max)
         messages = MessageRoutes(service, json_depth_max=limits.json_depth_max)
+        message = SingleMessageRoutes(service, json_depth_max=limits.json_depth_max)
         batches = BatchRoutes(service, json_depth_max=limits.json_depth_max, batch_bytes_max=limits.batch_bytes_max)
         reference = ReferenceRoutes(lambda: self.router.routes)
         events = EventRoutes(service)
         leases = LeaseRoutes(service, long_poll_ms_max=limits.long_poll_ms_max, json_depth_max=limits.json_depth_max)
         consumers = ConsumerRoutes(service, json_depth_max=limits.json_depth_max)
-        groups = (seed, topics, messages, batches, consumers, leases, events, backups, operations, reference)
+        groups = (seed, topics, messages, message, batches, consumers, leases, events, backups, operations, reference)
         self.router = Router([route for group in groups for route in group.routes()])
         metrics.before_scrape(self._update_gauges)
 

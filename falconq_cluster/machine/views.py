@@ -61,6 +61,10 @@ class Views:
         self._machine = machine
         self._reader = reader
 
+    def is_same_as(self, other: Views) -> bool:
+        """Whether both read one state; an installed snapshot brings another."""
+        return self._machine is other._machine and self._reader is other._reader
+
     @property
     def dedupe_count(self) -> int:
         """Idempotency keys and producers that are remembered, of all topics."""

@@ -22,6 +22,7 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import seed as seeded
+from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode
 from schemathesis.core.failures import FailureGroup
@@ -42,9 +43,14 @@ JUDGED_ONE_BY_ONE = frozenset(("createMessages",))
 """A part that breaks the schema is refused by itself, and the request is not."""
 EFFECTS_BY_GET = frozenset(("consume",))
 Request = Case[Any]
-MESSAGES = [{"message": number, "priority": priority} for number in range(3) for priority in ("low", "high")]
+MESSAGES: list[dict[str, Any]] = [
+    {"message": number, "priority": priority} for number in range(3) for priority in ("low", "high")
+]
+DELAYED: list[dict[str, Any]] = [{"message": number, "delayMs": 600_000} for number in range(5)]
 AGES = frozenset(("oldestAgeMs",))
 """They are of the moment of asking, not of an index."""
+AGES_OF_MESSAGES = frozenset(("state", "ahead", "dueAt", "leaseExpiresAt"))
+"""The same of one message, whose lease may end at any moment."""
 WHOLE_MAX = 2**53
 SAME_VIEW = ("falconq-index", "falconq-leader")
 
@@ -111,12 +117,17 @@ class Fuzzer:
                 if mode == GenerationMode.POSITIVE and "{topic}" in operation.path:
                     self._prepare()
                 strategy = operation.as_strategy(generation_mode=mode)
-                self._run(strategy.map(_with_whole_numbers) if mode == GenerationMode.POSITIVE else strategy, count)
+                if mode == GenerationMode.POSITIVE:
+                    strategy = strategy.map(_with_whole_numbers)
+                    if "{id}" in operation.path:
+                        known = st.sampled_from([None, *self._pools.messages])
+                        strategy = st.tuples(strategy, known).map(_of_known_message)
+                self._run(strategy, count)
 
     def _prepare(self) -> None:
         """Topics with messages, and consumers with leases: earlier requests may have deleted them."""
         for topic in MADE_TOPICS:
-            self._do(f"/v1/topics/{topic}/messages:batch", MESSAGES)
+            self._pools.learn(self._do(f"/v1/topics/{topic}/messages:batch", MESSAGES + DELAYED), {})
             for consumer in CONSUMERS:
                 body = self._do(f"/v1/topics/{topic}/consumers/{consumer}/pull", {"max": 2})
                 self._pools.learn(body, {})
@@ -248,12 +259,21 @@ def _with_whole_numbers(case: Request) -> Request:
     return case
 
 
+def _of_known_message(drawn: tuple[Request, tuple[str, str] | None]) -> Request:
+    """A topic and an id that belong together are no matter of chance."""
+    case, known = drawn
+    if known is not None:
+        case.path_parameters = {**(case.path_parameters or {}), "topic": known[0], "id": known[1]}
+    return case
+
+
 def _lasting(response: Any) -> Any:
     """What is answered, without what goes on while nothing happens."""
 
     def lasting(value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: lasting(part) for name, part in value.items() if name not in AGES}
+            ages = AGES | AGES_OF_MESSAGES if "ahead" in value else AGES
+            return {name: lasting(part) for name, part in value.items() if name not in ages}
         return [lasting(part) for part in value] if isinstance(value, list) else value
 
     try:

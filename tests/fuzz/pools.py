@@ -42,6 +42,12 @@ class Pools:
     def __init__(self) -> None:
         self._learned: dict[str, deque[object]] = {name: deque(maxlen=LEARNED_MAX) for name in LEARNED}
         self._leases: deque[object] = deque(maxlen=LEARNED_MAX)
+        self._messages: deque[tuple[str, str]] = deque(maxlen=LEARNED_MAX)
+
+    @property
+    def messages(self) -> list[tuple[str, str]]:
+        """(topic, id) of messages: both together, or nothing is found."""
+        return list(self._messages)
 
     def learn(self, body: Any, headers: Mapping[str, Sequence[str]]) -> None:
         """Takes note of what an answer names."""
@@ -54,6 +60,8 @@ class Pools:
             lease = value.get("lease")
             if isinstance(lease, dict) and isinstance(lease.get("id"), str):
                 self._leases.append(lease["id"])
+            if isinstance(value.get("topic"), str) and isinstance(value.get("id"), str):
+                self._messages.append((value["topic"], value["id"]))
             for name, part in value.items():
                 if name in self._learned and isinstance(part, str):
                     self._learned[name].append(part)

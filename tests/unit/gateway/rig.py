@@ -50,8 +50,8 @@ from falconq_cluster.gateway.server import Gateway, GatewayLimits
 from falconq_cluster.gateway.wire import WireAnswer
 from falconq_cluster.machine.settings import TopicConfig, with_settings
 from falconq_cluster.telemetry import Metrics
-from tests.unit.gateway.consumer_service import RecordingConsumers
 from tests.unit.gateway.described import Described
+from tests.unit.gateway.message_service import RecordingMessages
 
 TIME_MS = 1_767_225_600_123
 MESSAGE = Message("9.0", b'{"a": [1,  2.50, "\xc3\xa4"]}', "high", 1, 4, 0, TIME_MS, b'{"h":"v"}', "k", 1)
@@ -70,7 +70,7 @@ Request = (
 )
 
 
-class RecordingService(RecordingConsumers):
+class RecordingService(RecordingMessages):
     """Answers every request the same way and keeps what it was asked."""
 
     def __init__(self) -> None:
