@@ -40,8 +40,8 @@ chaos: $(VENV)/.installed ## Every experiment for SECONDS (default 120) on a loc
 power-loss: $(VENV)/.installed ## All nodes lose power at once TIMES times (default 100), unsynced data is dropped; needs root
 	$(BIN)/python -m chaos run chaos/disk/power-loss.yaml --times $(or $(TIMES),100) --target chaos-run/power-loss $(ARGS)
 
-soak: $(VENV)/.installed ## A mixed load of all features for SECONDS (default 600) on three nodes that are killed in turn
-	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),600) $(ARGS)
+soak: $(VENV)/.installed ## A mixed load of all features for SECONDS (default 600) on nodes that are killed, into docs/soak.md
+	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),600) --write $(ARGS)
 
 bench: $(VENV)/.installed ## Figures of a local cluster, into docs/performance.md
 	$(BIN)/python -m bench.run --write $(ARGS)

@@ -51,6 +51,11 @@ class Sample(NamedTuple):
     """Of all files in its data directory, as `ls` counts them."""
     file_count: int
     descriptor_count: int
+    journal_bytes: int = 0
+    store_bytes: int = 0
+    """Of the store that is in use."""
+    snapshot_bytes: int = 0
+    """Of stores that come from another node, or that such a one took the place of."""
 
 
 async def watch(nodes: Sequence[Sampled], into: list[Sample]) -> None:
@@ -74,17 +79,37 @@ def _sample(node: Sampled, seconds: float) -> Sample | None:
         descriptors = sum(1 for _ in Path(f"/proc/{process.pid}/fd").iterdir())
     except (OSError, IndexError):
         return None
-    sizes = list(_sizes(node.data))
-    return Sample(seconds, node.name, pages * os.sysconf("SC_PAGE_SIZE"), sum(sizes), len(sizes), descriptors)
+    sizes = _sizes(node.data)
+    stores = _sizes(node.data / "store")
+    in_use = sum(_sizes(_store_in_use(node.data)).values())
+    return Sample(
+        seconds=seconds,
+        node=node.name,
+        resident_bytes=pages * os.sysconf("SC_PAGE_SIZE"),
+        file_bytes=sum(sizes.values()),
+        file_count=len(sizes),
+        descriptor_count=descriptors,
+        journal_bytes=sum(_sizes(node.data / "journal").values()),
+        store_bytes=in_use,
+        snapshot_bytes=max(0, sum(stores.values()) - in_use),
+    )
 
 
-def _sizes(directory: Path) -> list[int]:
+def _store_in_use(data: Path) -> Path:
+    pointer = data / "store" / "CURRENT"
+    try:
+        return pointer.with_name(pointer.read_text())
+    except OSError:
+        return pointer.with_name("0")
+
+
+def _sizes(directory: Path) -> dict[Path, int]:
     """Sizes of the files that are still there when they are looked at."""
-    found: list[int] = []
+    found: dict[Path, int] = {}
     for path, _, names in os.walk(directory):
         for name in names:
             try:
-                found.append((Path(path) / name).stat().st_size)
+                found[Path(path) / name] = (Path(path) / name).stat().st_size
             except OSError:
                 continue
     return found
@@ -109,7 +134,7 @@ def pictures(samples: Sequence[Sample]) -> str:
     if not samples:
         return ""
     return "".join(
-        f"<h2>{escape(name)}</h2>{_picture(samples, value)}"
+        f"<h2>{escape(name)}</h2>{picture(samples, value)}"
         for name, value in (
             ("Memory of each node, MiB", lambda sample: sample.resident_bytes / MIB),
             ("Files of each node, MiB", lambda sample: sample.file_bytes / MIB),
@@ -117,7 +142,8 @@ def pictures(samples: Sequence[Sample]) -> str:
     )
 
 
-def _picture(samples: Sequence[Sample], value: Callable[[Sample], float]) -> str:
+def picture(samples: Sequence[Sample], value: Callable[[Sample], float]) -> str:
+    """A value of each node over time, as one SVG."""
     length = max(1.0, *(sample.seconds for sample in samples))
     top = max(1.0, *(value(sample) for sample in samples))
     parts = [

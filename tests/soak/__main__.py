@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from chaos.resources import pictures, write_samples
-from tests.soak.report import table_of, write_svgs
-from tests.soak.run import run
+from chaos.resources import write_samples
+from tests.soak.report import page_of, table_of, write_svgs
+from tests.soak.run import Plan, run
 
+PAGE = Path(__file__).parents[2] / "docs" / "soak.md"
+PICTURES = PAGE.with_suffix("")
 console = Console()
 
 
@@ -24,21 +26,23 @@ def main(
     seed: Annotated[int | None, typer.Option(help="Who is killed, what is sent; drawn when it is not given.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this kind of clients; may be repeated.")] = None,
     target: Annotated[Path, typer.Option(help="Where figures and pictures go.")] = Path("soak-run"),
+    write: Annotated[bool, typer.Option(help="Write docs/soak.md and its pictures too.")] = False,
 ) -> None:
-    """Run the load, and say what was found; exits with 1 when a promise was broken."""
+    """Run the load, and say what was found; exits with 1 when a promise or a bound was broken."""
     drawn = random.SystemRandom().getrandbits(32) if seed is None else seed
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="falconq-soak-") as directory:
-        data = Path(directory) / "data"
-        load = run(data, seconds=seconds, kill_every=kill_every, seed=drawn, only=only or (), console=console)
-        report = asyncio.run(load)
+        plan = Plan(seconds, kill_every, drawn, only or ())
+        report = asyncio.run(run(Path(directory) / "data", plan, console))
     write_samples(target / "resources.csv", report.samples)
-    write_svgs(target, report.samples)
-    text = table_of(report)
-    (target / "report.md").write_text(text)
-    (target / "pictures.html").write_text(f"<!doctype html><title>Load</title>{pictures(report.samples)}")
-    console.print(text, markup=False, highlight=False)
-    raise typer.Exit(1 if report.broken else 0)
+    write_svgs(target, report)
+    (target / "report.md").write_text(table_of(report))
+    if write:
+        PICTURES.mkdir(exist_ok=True)
+        write_svgs(PICTURES, report)
+        PAGE.write_text(page_of(PAGE.read_text(), report))
+    console.print(table_of(report), markup=False, highlight=False)
+    raise typer.Exit(0 if report.is_good else 1)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.soak.bounds import DEDUPE_WINDOW_MS
 from tests.soak.world import Actor, Outcome, World, drain, make_topic, take
 
 PAUSE_SECONDS = 0.02
@@ -23,6 +24,8 @@ AGAIN = 0.2
 CLOCK_SLACK = 0.1
 """The cluster's clock is drawn to the wall clock by at most 5 % (PROTOCOL.md P11); twice that is allowed for."""
 SLACK_SECONDS = 0.2
+KEPT = {"retention": {"acked": True}, "dedupeWindowMs": DEDUPE_WINDOW_MS}
+"""What the consumer was given is gone, since it is noted here."""
 
 
 @dataclass(slots=True)
@@ -76,7 +79,7 @@ class Publishing(Actor):
         self.acknowledged_count = 0
 
     async def prepare(self) -> None:
-        await make_topic(self.world, self.topic, partitions=3)
+        await make_topic(self.world, self.topic, partitions=3, **KEPT)
 
     async def step(self, copy: int) -> None:
         ways = (self._plain, self._keyed, self._sequenced, self._atomic, self._lines, self._event)
@@ -152,7 +155,7 @@ class Publishing(Actor):
 class Consuming(Actor):
     """One consumer of what `Publishing` publishes, in two processes."""
 
-    name, copies = "consuming", 2
+    name, copies = "publishing", 2
 
     def __init__(self, world: World, publishing: Publishing) -> None:
         super().__init__(world)
@@ -168,7 +171,7 @@ class Consuming(Actor):
 class Reading(Actor):
     """Linearizable reads show all that was acknowledged before them."""
 
-    name = "reading"
+    name = "publishing"
 
     def __init__(self, world: World, publishing: Publishing) -> None:
         super().__init__(world)
@@ -199,7 +202,7 @@ class Later(Actor):
         """value -> from when on it may not be given any more."""
 
     async def prepare(self) -> None:
-        await make_topic(self.world, self.topic)
+        await make_topic(self.world, self.topic, **KEPT)
 
     async def step(self, copy: int) -> None:
         if copy == 0:

@@ -11,7 +11,16 @@ import asyncio
 import time
 
 from tests.soak.queues import FINISH_SECONDS
-from tests.soak.world import Actor, make_topic
+from tests.soak.world import Actor, World, make_topic
+
+BIN_BYTES = 4 << 20
+EXPIRES_SECONDS = 600.0
+"""The shortest time after which a consumer expires that nobody uses."""
+CLOCK_SLACK = 0.06
+"""The cluster's clock is drawn to the wall clock by at most 5 % (PROTOCOL.md P11)."""
+SLACK_SECONDS = 10.0
+NEAR_SECONDS = 80.0
+"""A run that is over so shortly before that waits for it."""
 
 
 class Recent(Actor):
@@ -22,7 +31,7 @@ class Recent(Actor):
 
     async def prepare(self) -> None:
         await make_topic(self.world, self.topic, retention={"messages": self.kept})
-        await make_topic(self.world, "bin")
+        await make_topic(self.world, "bin", retention={"bytes": BIN_BYTES})
 
     async def step(self, copy: int) -> None:
         world = self.world
@@ -47,7 +56,7 @@ class Recent(Actor):
         await self.world.ask("POST", f"/v1/topics/{topic}/messages:batch", "passing", json=body)
         await self.world.insist("PATCH", f"/v1/topics/{topic}", "topic changed", json={"partitions": 8})
         # Only the first try finds the topic, and its answer may get lost.
-        await self.world.insist("DELETE", f"/v1/topics/{topic}", "topic deleted", may_miss=True)
+        await self.world.insist("DELETE", f"/v1/topics/{topic}", "topic deleted", also={404})
         await asyncio.sleep(0.5)
 
     async def finish(self) -> None:
@@ -62,3 +71,45 @@ class Recent(Actor):
                 self.world.breaks("retention keeps no more than it says", f"{depth} messages, {self.kept} were to stay")
                 return
             await asyncio.sleep(0.2)
+
+
+class Abandoned(Actor):
+    """A consumer that nobody uses: it is there for its time, and after that it is gone."""
+
+    name, topic, consumer = "abandoned consumer", "left", "nobody"
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._since = 0.0
+        self._path = f"/v1/topics/{self.topic}/consumers/{self.consumer}"
+
+    async def prepare(self) -> None:
+        await make_topic(self.world, self.topic)
+        body = {"expireAfterMs": int(EXPIRES_SECONDS * 1000)}
+        self._since = time.monotonic()
+        await self.world.insist("PUT", self._path, "consumer set", json=body)
+
+    async def step(self, copy: int) -> None:
+        await self.look()
+        await asyncio.sleep(5.0)
+
+    async def look(self) -> bool:
+        """Whether it is there."""
+        outcome = await self.world.insist("GET", self._path, "consumer", also={404})
+        is_there = outcome.status != 404
+        self.judge(is_there=is_there, sent=outcome.sent, ended=outcome.ended)
+        return is_there
+
+    def judge(self, *, is_there: bool, sent: float, ended: float) -> None:
+        if not is_there and ended - self._since < EXPIRES_SECONDS * (1 - CLOCK_SLACK):
+            self.world.breaks("a consumer is kept for its time", f"gone after {ended - self._since:.0f} s")
+        if is_there and sent - self._since > EXPIRES_SECONDS * (1 + CLOCK_SLACK) + SLACK_SECONDS:
+            self.world.breaks("a consumer that nobody uses expires", f"there after {sent - self._since:.0f} s")
+
+    async def finish(self) -> None:
+        """Of a run that is long enough, until it is gone."""
+        due = self._since + EXPIRES_SECONDS * (1 + CLOCK_SLACK) + SLACK_SECONDS
+        if due - time.monotonic() > NEAR_SECONDS:
+            return
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        await self.look()

@@ -14,7 +14,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -73,8 +73,8 @@ class World:
         """A value that nobody else publishes."""
         return next(self.numbers)
 
-    async def ask(self, method: str, path: str, what: str, *, may_miss: bool = False, **arguments: Any) -> Outcome:
-        """One request to any node, counted as `what` when it is answered well; with `may_miss`, also by 404."""
+    async def ask(self, method: str, path: str, what: str, *, also: Collection[int] = (), **arguments: Any) -> Outcome:
+        """One request to any node, counted as `what` when it is answered well: by 2xx, or a status in `also`."""
         node = self.chance.choice(self.nodes)
         sent = time.monotonic()
         status, body, headers = 0, None, {}
@@ -83,8 +83,8 @@ class World:
             async with self.session.request(method, node.url + path, **arguments) as response:
                 status, headers = response.status, dict(response.headers)
                 raw = await response.read()
-                body = json.loads(raw) if raw else None
-                is_ok = status < 300 or (may_miss and status == 404)
+                body = _read(raw, headers)
+                is_ok = status < 300 or (status in also and not _is_trouble(status, body))
                 kind = "ok" if is_ok else "refused" if status in SURE else "unknown"
         except aiohttp.ClientConnectorError as error:
             kind, body = "refused", {"detail": str(error)}
@@ -106,6 +106,18 @@ class World:
             if outcome.is_ok or (outcome.status and outcome.status not in SURE and outcome.status != UNKNOWN):
                 return Outcome(outcome.kind, outcome.status, outcome.body, outcome.headers, first, outcome.ended)
             await asyncio.sleep(TROUBLE_SECONDS)
+
+
+def _read(raw: bytes, headers: dict[str, str]) -> Any:
+    """JSON, the objects of lines, or None of nothing."""
+    if headers.get("Content-Type", "").startswith("application/x-ndjson"):
+        return [json.loads(line) for line in raw.splitlines()]
+    return json.loads(raw) if raw else None
+
+
+def _is_trouble(status: int, body: Any) -> bool:
+    """A limit of the node, where the one of the topic is waited for."""
+    return status == 429 and (body or {}).get("code") != "topic_full"
 
 
 class Actor(ABC):

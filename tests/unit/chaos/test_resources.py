@@ -25,6 +25,9 @@ def test_samples_are_a_table_with_a_line_each(tmp_path: Path):
         "file_bytes": str(9 << 10),
         "file_count": "3",
         "descriptor_count": "20",
+        "journal_bytes": "0",
+        "store_bytes": "0",
+        "snapshot_bytes": "0",
     }
 
 
