@@ -37,7 +37,7 @@ def table_of(report: Report) -> str:
     lines = [
         f"{plan.seconds:.0f} s, seed {plan.seed}: {answers:,} answers, {verdict}. Troubles: {kills}.",
         "",
-        f"Through a node's journal went {written / MIB:.0f} MiB and more; topics kept {kept / MIB:.1f} MiB at most. In MiB:",
+        f"A journal took in {written / MIB:.0f} MiB and more, topics kept {kept / MIB:.1f} MiB at most. In MiB:",
         "",
         "| | most in the first third | in the last third | bound | which is |",
         "|---|---:|---:|---:|---|",
