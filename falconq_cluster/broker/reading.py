@@ -59,11 +59,19 @@ def peeked_batch(views: Views, request: PeekRequest, *, bytes_max: int, index: i
     """The answer to a peek. Raises: FalconQError (topic_not_found, unknown_partition)."""
     topic = find_partition(views, request.topic, request.partition)
     asked = _single_partition(topic, request.partition)
-    start = request.offset or 0
-    if request.at_ms is None:
-        messages = _peek(views, request, request.partition, start, bytes_max)
-    else:
-        messages, start = _peek_since(views, request, topic, bytes_max)
+    start, at_ms = request.offset or 0, request.at_ms or 0
+    if at_ms and asked is not None:
+        start = views.offset_at(request.topic, asked, at_ms, least=start)
+    order: Order = "delivery" if request.order == ORDER_DELIVERY else "offset"
+    messages = views.peek(
+        request.topic,
+        partition=request.partition,
+        offset=start,
+        count=request.batch,
+        order=order,
+        bytes_max=bytes_max,
+        at_ms=at_ms,
+    )
     next_offset = start
     if messages:
         next_offset = max(message.offset for message in messages) + 1
@@ -97,62 +105,6 @@ def leased_deliveries(
     return Deliveries(
         topic=request.topic, consumer=request.consumer, deliveries=deliveries, index=index, nonce=leased.nonce
     )
-
-
-def _peek(
-    views: Views, request: PeekRequest, partition: int | None, start: int, bytes_max: int
-) -> list[DeliveredMessage]:
-    order: Order = "delivery" if request.order == ORDER_DELIVERY else "offset"
-    return views.peek(
-        request.topic, partition=partition, offset=start, count=request.batch, order=order, bytes_max=bytes_max
-    )
-
-
-def _peek_since(
-    views: Views, request: PeekRequest, topic: TopicView, bytes_max: int
-) -> tuple[list[DeliveredMessage], int]:
-    """The messages published at or after `at_ms`, and the lowest offset that was looked at.
-
-    Each partition begins at an offset of its own, so each is read alone and the results are merged.
-    """
-    partitions = range(topic.config.partitions) if request.partition is None else (request.partition,)
-    starts = [
-        first_since(views, request.topic, partition, request.at_ms or 0, least=request.offset or 0)
-        for partition in partitions
-    ]
-    found = [
-        message
-        for partition, start in zip(partitions, starts, strict=True)
-        for message in _peek(views, request, partition, start, bytes_max)
-    ]
-    if request.order == ORDER_DELIVERY:
-        found.sort(key=lambda message: (-message.level, message.partition, message.offset))
-    else:
-        found.sort(key=lambda message: (message.offset, message.partition))
-    kept: list[DeliveredMessage] = []
-    for message in found[: request.batch]:
-        bytes_max -= len(message.message) + len(message.headers or b"")
-        if kept and bytes_max < 0:
-            break
-        kept.append(message)
-    return kept, min(starts)
-
-
-def first_since(views: Views, topic: str, partition: int, at_ms: int, *, least: int = 0) -> int:
-    """The lowest offset of the partition from which on all were published at or after `at_ms`, by bisection.
-
-    Log time never goes back (P11), so times do not fall along a partition.
-    """
-    status = views.partition_status(topic)[partition]
-    low, high = max(least, status.first_offset), status.next_offset
-    while low < high:
-        middle = (low + high) // 2
-        found = views.peek(topic, partition=partition, offset=middle, count=1)
-        if found and found[0].timestamp_ms < at_ms:
-            low = found[0].offset + 1
-        else:
-            high = middle
-    return low
 
 
 def partition_statuses(views: Views, name: str, leader: str | None) -> Sequence[PartitionStatus]:

@@ -8,7 +8,7 @@ Must not know: HTTP, consumers.
 
 from __future__ import annotations
 
-from falconq_cluster.broker.reading import find_partition, first_since, shown_messages
+from falconq_cluster.broker.reading import find_partition, shown_messages
 from falconq_cluster.broker.requests import ReplayPage, ReplayRequest
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.views import Views
@@ -28,7 +28,7 @@ def replayed_page(views: Views, request: ReplayRequest, *, bytes_max: int, index
     if request.offset is not None:
         start = request.offset
     elif request.at_ms is not None:
-        start = first_since(views, name, partition, request.at_ms)
+        start = views.offset_at(name, partition, request.at_ms)
     if start < status.first_offset:
         text = f"offset {start} of partition {partition} is not kept any more; the lowest is {status.first_offset}"
         details: dict[str, object] = {"field": "from", "firstOffset": status.first_offset, "partitionID": partition}

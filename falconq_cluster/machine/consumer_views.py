@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from heapq import nsmallest
 
 from falconq_cluster.machine.consumers import USED_GRAIN_MS
-from falconq_cluster.machine.levels import PartitionState
+from falconq_cluster.machine.levels import offset_at
 from falconq_cluster.machine.state import ConsumerState, State, TopicState
 from falconq_cluster.machine.subscriptions import ConsumerConfig
 from falconq_cluster.storage.store import Reader
@@ -81,7 +81,7 @@ class ConsumerViews:
         Log time never goes back (P11), so all before it were published earlier.
         """
         found = self._state.topics.get(topic)
-        return [] if found is None else [_offset_at(self._reader, p, time_ms) for p in found.partitions]
+        return [] if found is None else [offset_at(self._reader, p, time_ms) for p in found.partitions]
 
     def more_after(self, topic: str, name: str) -> bool:
         """Whether there is a consumer behind this name."""
@@ -103,24 +103,6 @@ class ConsumerViews:
     def _find(self, topic: str, name: str) -> ConsumerState | None:
         found = self._state.topics.get(topic)
         return None if found is None else found.consumers.get(name)
-
-
-def _offset_at(reader: Reader, partition: PartitionState, time_ms: int) -> int:
-    """By bisection of each level, whose batches tell their times by their keys."""
-    lowest = partition.next_offset
-    for level in partition.levels:
-        low, high = level.trimmed_to, lowest
-        while low < high:
-            middle = (low + high) >> 1
-            batch = next(level.batches(reader, middle), None)
-            if batch is None or batch.base >= high or batch.stamp_ms >= time_ms:
-                high = middle
-            else:
-                low = batch.base + 1
-        batch = next(level.batches(reader, low), None)
-        if batch is not None and batch.stamp_ms >= time_ms:
-            lowest = min(lowest, batch.base)
-    return lowest
 
 
 def _view(reader: Reader, topic: TopicState, consumer: ConsumerState) -> ConsumerView:

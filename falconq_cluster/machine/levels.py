@@ -10,7 +10,7 @@ Must not know: commands, topics, who writes changes to the store.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -22,6 +22,8 @@ from falconq_cluster.storage.store import Reader
 
 TAIL_KEPT_COUNT = 32
 """Batches of a level that stay in memory; enough that a consumer which keeps up never scans the store."""
+_RECORDS_MAX = 1 << 64
+"""More than a batch holds."""
 
 
 @dataclass(slots=True)
@@ -108,6 +110,17 @@ class LevelState:
             return batch
         raise CorruptionError(f"level {self.prefix.hex()} holds no record batch at or behind offset {base}")
 
+    def batch_holding(self, reader: Reader, offset: int) -> Batch | None:
+        """The batch in which the offset lies, if it is retained; None where it is not the level's."""
+        place = bisect_right(self.tail, (offset, _RECORDS_MAX)) - 1
+        if place >= 0:
+            found: Batch | None = self.tail[place]
+        else:
+            start, stop = keys.batches_from(self.prefix, self.trimmed_base), keys.batches_from(self.prefix, offset + 1)
+            key = next(reader.scan_keys(start, stop, reverse=True), None)
+            found = None if key is None else keys.read_batch_key(key)
+        return found if found is not None and offset < found.base + found.record_count else None
+
     def trim_tail(self) -> None:
         """Forget older batches once the store has them."""
         if len(self.tail) > 2 * TAIL_KEPT_COUNT:
@@ -158,6 +171,35 @@ def first_undelivered(reader: Reader, partition: PartitionState, cursors: list[C
             lowest = min(lowest, cursor.next_offset)
         elif cursor.delivered_count < level.appended_count:
             lowest = min(lowest, level.first_batch(reader, cursor.next_offset).base)
+    return lowest
+
+
+def offset_at(reader: Reader, partition: PartitionState, time_ms: int, *, least: int = 0) -> int:
+    """The lowest retained offset, `least` or more, that was published at this time or later; the next one if none was.
+
+    By bisection of each level, whose batches tell by their keys when they were appended: that is what is shown as the
+    time of their messages, also of delayed and moved ones. Log time never goes back (P11), so all before the offset
+    were published earlier.
+    """
+    lowest = max(least, partition.next_offset)
+    for level in partition.levels:
+        low, high = max(level.trimmed_to, least), lowest
+        holding = level.batch_holding(reader, low)
+        if holding is not None:
+            if holding.stamp_ms >= time_ms:
+                lowest = min(lowest, low)
+                continue
+            low = holding.base + holding.record_count
+        while low < high:
+            middle = (low + high) >> 1
+            batch = next(level.batches(reader, middle), None)
+            if batch is None or batch.base >= high or batch.stamp_ms >= time_ms:
+                high = middle
+            else:
+                low = batch.base + 1
+        batch = next(level.batches(reader, low), None)
+        if batch is not None and batch.stamp_ms >= time_ms:
+            lowest = min(lowest, batch.base)
     return lowest
 
 

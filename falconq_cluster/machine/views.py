@@ -17,7 +17,7 @@ from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Range
 from falconq_cluster.machine.consumer_views import ConsumerViews
 from falconq_cluster.machine.consumers import in_flight_max_of
-from falconq_cluster.machine.levels import LevelState, PartitionState, first_undelivered
+from falconq_cluster.machine.levels import LevelState, PartitionState, first_undelivered, offset_at
 from falconq_cluster.machine.machine import Machine
 from falconq_cluster.machine.message_views import MessageViews
 from falconq_cluster.machine.reading import DeliveredMessage, Reading, read_messages
@@ -200,29 +200,40 @@ class Views:
         count: int,
         order: Order = "offset",
         bytes_max: int = PEEK_BYTES_MAX,
+        at_ms: int = 0,
     ) -> list[DeliveredMessage]:
-        """Up to `count` messages at or behind `offset`; empty for an unknown topic or partition.
+        """Up to `count` messages at or behind `offset`, published at `at_ms` or later.
 
         In offset order, ties by partition (None is all partitions); or in the order in which a consumer that was
-        given nothing would get them. Raises: RecordError.
+        given nothing would get them. Empty for an unknown topic or partition. Raises: RecordError.
         """
         topic = self._topic(name)
         if topic is None:
             return []
         asked = _asked(topic, -1 if partition is None else partition)
         offset = max(offset, 0)
+        starts = [(p, offset_at(self._reader, p, at_ms, least=offset) if at_ms else offset) for p in asked]
         levels = [
-            (level, state, p.number) for p in asked if offset < p.next_offset for level, state in enumerate(p.levels)
+            (level, state, p.number, start)
+            for p, start in starts
+            if start < p.next_offset
+            for level, state in enumerate(p.levels)
         ]
         if order == "offset":
-            sources = [self._level_from(state, number, level, offset) for level, state, number in levels]
+            sources = [self._level_from(state, number, level, start) for level, state, number, start in levels]
             found: Iterator[DeliveredMessage] = merge(*sources, key=lambda m: (m.offset, m.partition))
         else:
             levels.sort(key=lambda entry: -entry[0])
             found = (
-                message for level, state, number in levels for message in self._level_from(state, number, level, offset)
+                message
+                for level, state, number, start in levels
+                for message in self._level_from(state, number, level, start)
             )
         return _bounded(found, count, bytes_max)
+
+    def offset_at(self, name: str, partition: int, at_ms: int, *, least: int = 0) -> int:
+        """The lowest offset of the partition, which is there, not below `least` and published at `at_ms` or later."""
+        return offset_at(self._reader, self._machine.state.topics[name].partitions[partition], at_ms, least=least)
 
     def _topic(self, name: str) -> TopicState | None:
         return self._machine.state.topics.get(name)
