@@ -82,8 +82,8 @@ def main(
 
 def _add(total: Counter[str], faults: Counter[str], report: Report) -> None:
     for name in (
-        "acknowledged", "refused", "unknown", "reads", "leases", "committed", "elections", "crashes", "power_losses",
-        "disk_stops", "wipes", "refusals_to_start", "event_count", "frame_count",
+        "acknowledged", "refused", "unknown", "reads", "leases", "trimmed", "committed", "elections", "crashes",
+        "power_losses", "disk_stops", "wipes", "refusals_to_start", "event_count", "frame_count",
     ):  # fmt: skip
         total[name] += getattr(report, name)
     total["seeds"] += 1

@@ -36,7 +36,7 @@ from falconq_cluster.raft.replica import Replica
 from falconq_cluster.raft.replication import Replication
 from falconq_cluster.raft.view import NodeView
 from falconq_cluster.raft.voting import Voting
-from tests.sim import machine_holes
+from tests.sim import keep_holes, machine_holes
 from tests.sim.disk import SimFileSystem
 from tests.sim.machine_holes import Patches
 
@@ -322,6 +322,19 @@ ABLATIONS: dict[str, Ablation] = {
     "weighted": Ablation("a topic with weights is served strictly", machine_holes.gives_weighted_topics_strictly, 20),
     "aged": Ablation("what waited too long does not go first", machine_holes.forgets_what_is_overdue, 20),
     "P14": Ablation("a delayed message enters no level when it is due", machine_holes.loses_what_is_due, 20),
+    "ttl": Ablation("what is expired is given", keep_holes.gives_what_is_expired, 20),
+    "ttl-hand": Ablation("what expired in hand is given again", keep_holes.gives_again_what_is_expired, 20),
+    "acked": Ablation(
+        "what one consumer has not settled counts as settled by all", keep_holes.asks_all_consumers_but_one, 20
+    ),
+    "drop-lowest": Ablation("what is most urgent gives way first", keep_holes.drops_the_most_urgent, 20),
+    "topic-full": Ablation("a full topic refuses nothing", keep_holes.takes_in_what_is_too_much, 20),
+    "P13": Ablation(
+        "what a remembered attempt names is erased with the rest", keep_holes.erases_what_an_attempt_names, 20
+    ),
+    "P15": Ablation("what is trimmed stays in hand", keep_holes.leaves_leases_of_what_is_trimmed, 20),
+    "erase": Ablation("what is erased stays in the store", keep_holes.leaves_keys_of_what_is_erased, 20),
+    "expected": Ablation("an expected last offset is not compared", keep_holes.expects_nothing, 20),
     "P11": Ablation(
         "a leader's log time may be behind stamps in its own log",
         _leaves_log_time_behind,
@@ -352,8 +365,6 @@ UNREACHED: dict[str, str] = {
     "P9": "open as S17; the origin's side is held by tests/unit/broker/test_outbox.py and test_histories.py",
     "P10": "a client that was told 504 expects either; tests/cluster/test_partitions.py looks",
     "P12": "costs time, not safety; bounds of each command are held by the tests of its module in tests/unit/machine",
-    "P13": "what a seed trims no attempt names; tests/unit/machine/test_retention.py, tests/unit/broker/test_pulls.py",
-    "P15": "what a seed trims nobody leases; tests/unit/machine/test_retention.py, test_retention_model.py",
     "P16": "shares are open as weighted; orders have no clients here: tests/unit/machine/test_ordering.py",
     "P17": "open as S18",
     "P18": "replicas of one deterministic machine never differ; tests/unit/raft/test_divergence.py makes them",

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from falconq_cluster.broker.waiters import Outcome
 from falconq_cluster.errors import FalconQError
+from falconq_cluster.machine.appends import AppendedMany
 from falconq_cluster.machine.commands import (
     Append,
     Appended,
@@ -61,7 +62,19 @@ class Asked:
     operation: ClientOperation
     node: str
     state: str = OPEN
-    result: Appended | Duplicate | Pulled | Leased | LeaseSettled | Redriven | TopicSet | Purged | Done | None = None
+    result: (
+        Appended
+        | AppendedMany
+        | Duplicate
+        | Pulled
+        | Leased
+        | LeaseSettled
+        | Redriven
+        | TopicSet
+        | Purged
+        | Done
+        | None
+    ) = None
     index: int = 0
     code: str = ""
     """Why the machine refused it."""
@@ -164,7 +177,8 @@ class Clients:
             asked.code = result.code
             return REFUSED
         if not isinstance(
-            result, Appended | Duplicate | Pulled | Leased | LeaseSettled | Redriven | TopicSet | Purged | Done
+            result,
+            Appended | AppendedMany | Duplicate | Pulled | Leased | LeaseSettled | Redriven | TopicSet | Purged | Done,
         ):
             raise Violation(f"{_name(asked)} is answered with {result}")
         asked.result, asked.index = result, outcome.index

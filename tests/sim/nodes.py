@@ -12,10 +12,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import Random
+from unittest.mock import patch
 
 import pysyncobj.syncobj
 
 from falconq_cluster.broker.limits import BrokerLimits
+from falconq_cluster.machine import topics
 from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.node import Node, NodeParts, NodeSettings
 from falconq_cluster.raft.core import RaftTimes
@@ -157,3 +159,10 @@ def controlled_library(world: World) -> Iterator[None]:
         yield
     finally:
         module.monotonicTime, module.random = saved
+
+
+@contextmanager
+def small_limits() -> Iterator[None]:
+    """A topic may be limited to fewer bytes than a seed publishes."""
+    with patch.object(topics, "RETENTION_BYTES_MIN", 1):
+        yield

@@ -15,13 +15,16 @@ from random import Random
 
 from falconq_cluster.machine.commands import Leased
 from falconq_cluster.machine.machine import Machine
+from falconq_cluster.machine.settings import Retention
 from falconq_cluster.machine.surveying import is_due
 from tests.sim.batches import Batches
 from tests.sim.clients import DONE, REFUSED, UNKNOWN, Asked, Clients
 from tests.sim.cluster import RESTART_US_MAX, Host, SimCluster
 from tests.sim.faults import Nemesis
 from tests.sim.invariants import Invariants
-from tests.sim.nodes import MACHINE_LIMITS, RunningNode, build_node, controlled_library
+from tests.sim.keep_end import check_kept
+from tests.sim.keeping import KEPT_TOPICS, Keepers
+from tests.sim.nodes import MACHINE_LIMITS, RunningNode, build_node, controlled_library, small_limits
 from tests.sim.reads import SHOWN, Read, Reads
 from tests.sim.reference import Reference
 from tests.sim.store import SimStore
@@ -42,6 +45,8 @@ BATCHES_IN = 6
 """Seeds with this rest by 11 have publishers of batches; none that was kept before there were such has."""
 WINDOWS_IN = (6, 11, 13)
 """Seeds with one of these rests by 17 have short dedupe windows; none that was kept before there were such has."""
+KEEPERS_IN = (0, 8, 12, 14)
+"""As `READERS_IN`, by 17: seeds with clients of topics that do not keep everything."""
 ISOLATED_MS = 4000
 """Mean pause between two isolations of the leader, in the first of these."""
 
@@ -61,6 +66,7 @@ class Report:
     reads: int = 0
     leases: int = 0
     batches: int = 0
+    trimmed: int = 0
     refused: int = 0
     unknown: int = 0
     committed: int = 0
@@ -97,6 +103,7 @@ class Run:
         self.workers = Workers(self.cluster, self.clients, Random(f"{seed}/{node_count}/workers"))
         self.batches = Batches(self.cluster, Random(f"{seed}/{node_count}/batches"))
         self.windows = Windows(self.cluster, self.clients, Random(f"{seed}/{node_count}/windows"))
+        self.keepers = Keepers(self.cluster, self.clients, Random(f"{seed}/{node_count}/keepers"))
         self.nemesis = Nemesis(self.cluster, self.leader, _is_ready)
         self.report = Report(seed, node_count)
         self.snapshot_count = 0
@@ -104,7 +111,7 @@ class Run:
     def go(self) -> Report:
         """Run all of it; a violation is in the report."""
         report = self.report
-        with controlled_library(self.world):
+        with controlled_library(self.world), small_limits():
             try:
                 self._go()
             except Violation as violation:
@@ -121,6 +128,8 @@ class Run:
         self.reads.start(self.profile.readers)
         if self.profile.has_workers:
             self.workers.start()
+        if self.profile.has_keepers:
+            self.keepers.start()
         self.batches.start(self.profile.batch_publishers)
         if self.profile.has_windows:
             self.windows.start()
@@ -137,6 +146,7 @@ class Run:
         self.clients.stop()
         self.reads.stop()
         self.workers.stop()
+        self.keepers.stop()
         self.batches.stop()
         self.windows.stop()
         for host in self.cluster.hosts.values():
@@ -192,6 +202,8 @@ class Run:
         reference.check_deliveries()
         self.batches.check(reference.machine, reference.store)
         reference.check_topics(self.clients.ledger)
+        check_kept(reference.kept, reference.machine, reference.store, self.clients.ledger.asked)
+        self.report.trimmed = reference.kept.trimmed_count
 
     # What is seen of the cluster.
 
@@ -234,7 +246,9 @@ class Run:
 
     def _acknowledged(self, asked: Asked) -> None:
         """In the middle of the event that gives the answer: first see what the event has done so far."""
-        self.reads.acknowledged(asked.index, asked.result, asked.token)
+        # What a topic may drop, a reader need not see.
+        is_kept = getattr(asked.operation, "topic", "") not in KEPT_TOPICS
+        self.reads.acknowledged(asked.index, asked.result, asked.token if is_kept else b"")
         if not asked.token:
             return
         host = self.cluster.hosts[asked.node]
@@ -282,7 +296,7 @@ def _with_clients(profile: Profile, seed: int) -> Profile:
         profile = replace(profile, batch_publishers=1 + seed // 11 % 3)
     if seed % 17 in WINDOWS_IN:
         profile = replace(profile, has_windows=True, once_publishers=max(profile.once_publishers, 2))
-    return replace(profile, has_workers=seed % 13 in WORKERS_IN)
+    return replace(profile, has_workers=seed % 13 in WORKERS_IN, has_keepers=seed % 17 in KEEPERS_IN)
 
 
 def run_seed(seed: int, node_count: int) -> Report:
@@ -305,7 +319,9 @@ def _is_trimmed(machine: Machine) -> bool:
     """Whether nothing is to be trimmed or erased, now or by time alone."""
     state = machine.state
     return not state.deletions and not any(
-        is_due(machine, topic.name, machine.log_time_ms) or (topic.config.retention.ms and topic.retained_count)
+        is_due(machine, topic.name, machine.log_time_ms)
+        or (topic.config.retention.ms and topic.retained_count)
+        or (topic.config.retention != Retention() and topic.delayed_count)
         for topic in state.topics.values()
     )
 

@@ -73,6 +73,8 @@ class Profile:
     """Clients that make linearizable reads."""
     has_workers: bool = False
     """Whether there are topics with policies, and workers that lease what is in them."""
+    has_keepers: bool = False
+    """Whether there are topics that do not keep everything, with clients of their own."""
     batch_publishers: int = 0
     """Publishers of atomic and delayed batches."""
     has_windows: bool = False

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from tests.sim.__main__ import run_many
-from tests.sim.run import BATCHES_IN, Report, run_seed
+from tests.sim.run import BATCHES_IN, KEEPERS_IN, Report, run_seed
 
 ROOT = Path(__file__).parents[2]
 BASE = int(os.environ.get("FALCONQ_SIM_BASE", "1000"))
 BATCH_SEED = 11 * 90 + BATCHES_IN
+KEEPER_SEED = 17 * 60 + KEEPERS_IN[0]
 KEPT = {
     2: "directories were made and never synced: a power loss took the whole store",
     19: "a snapshot was out of date when it was installed, for ever: the journal was cut behind a puller",
@@ -75,3 +76,9 @@ def test_seeds_with_publishers_of_batches_acknowledge_batches() -> None:
     reports = [run_seed(seed, 3) for seed in (BATCH_SEED, BATCH_SEED + 11)]
     _check(reports, 3)
     assert sum(report.batches for report in reports) > 20
+
+
+def test_seeds_with_topics_that_do_not_keep_everything_trim_messages() -> None:
+    reports = [run_seed(seed, 3) for seed in (KEEPER_SEED, KEEPER_SEED + 17)]
+    _check(reports, 3)
+    assert sum(report.trimmed for report in reports) > 50
