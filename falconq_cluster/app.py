@@ -27,6 +27,8 @@ from falconq_cluster.clock import LoopClock
 from falconq_cluster.config import Settings
 from falconq_cluster.errors import ConfigurationError, CorruptionError, StopProcess
 from falconq_cluster.gateway.server import Gateway, GatewayLimits
+from falconq_cluster.machine.capacity import Capacity, capacity_of
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.node import MakeNetwork, Node, NodeParts, NodeSettings
 from falconq_cluster.observing import NodeObserver, TimedDiskWorker
 from falconq_cluster.raft.core import RaftTimes
@@ -171,6 +173,7 @@ class _Process:
                 stream_heartbeat_ms=settings.stream_heartbeat_ms,
                 no_leader_wait_ms=settings.no_leader_wait_ms,
                 auto_create=settings.auto_create,
+                capacity=capacity_from(settings),
             ),
             journal_segment_bytes=settings.journal_segment_bytes,
             journal_cache_bytes=settings.journal_cache_bytes,
@@ -231,6 +234,11 @@ class _Process:
             requests_max=settings.requests_max,
             keepalive_ms=settings.keepalive_ms,
         )
+
+
+def capacity_from(settings: Settings) -> Capacity:
+    """What the node's commands say of its limits."""
+    return capacity_of({name: getattr(settings, name) for name in Capacity.__struct_fields__}, MachineLimits())
 
 
 def _loop_failed(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

@@ -209,6 +209,29 @@ class Settings(BaseSettings):
         5000, ge=0, description="How long a write or a linearizable read waits for a leader before 503."
     )
 
+    # Capacity.
+    topics_max: int = Field(
+        100_000, ge=1, le=100_000, description="Topics, with what is deleted and not erased yet; then 429."
+    )
+    partitions_per_topic_max: int = Field(256, ge=1, le=256, description="Partitions of one topic; then 400.")
+    consumers_per_topic_max: int = Field(10_000, ge=1, le=10_000, description="Consumers of one topic; then 429.")
+    delayed_per_topic_max: int = Field(
+        100_000, ge=1, le=10_000_000, description="Messages of one topic that wait for their time; then 429."
+    )
+    delayed_max: int = Field(1_000_000, ge=1, le=10_000_000, description="The same of all topics; then 429.")
+    dedupe_per_topic_max: int = Field(
+        100_000, ge=1, le=3_000_000, description="Keys and producers of one topic that are remembered; then 429."
+    )
+    dedupe_max: int = Field(
+        300_000, ge=1, le=3_000_000, description="The same of all topics, about 150 MB of memory; then 429."
+    )
+    held_per_consumer_max: int = Field(
+        50_000, ge=1, le=50_000, description="Messages that one consumer has in hand; then 429 for fresh ones."
+    )
+    held_max: int = Field(
+        300_000, ge=1, le=3_000_000, description="The same of all consumers, about 150 MB of memory; then 429."
+    )
+
     # Gateway.
     body_bytes_max: int = Field(MIB, ge=KIB, le=3 * MIB, description="Bytes of a request body; then 413.")
     batch_bytes_max: int = Field(

@@ -16,8 +16,8 @@ from falconq_cluster.broker.broker import Broker
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.clock import Clock
 from falconq_cluster.errors import ConfigurationError, CorruptionError, StopProcess
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.machine import Machine
-from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.raft.backup import refuse_unfinished
 from falconq_cluster.raft.core import Core, EventLog, RaftTimes
 from falconq_cluster.raft.driver import RaftDriver

@@ -23,8 +23,8 @@ from falconq_cluster.clock import Clock, Timer
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import ClientOperation, CommandError, Header, LeasePull, Pull, read_header
 from falconq_cluster.machine.events import Event, OriginOpened
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.machine import Applied, Machine
-from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.subscriptions import Seek, SetConsumer
 from falconq_cluster.machine.views import Views
 from falconq_cluster.raft.frames import (

@@ -20,10 +20,10 @@ from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.appends import AppendMany, Part
 from falconq_cluster.machine.commands import NO_DEADLINE, Append, AppendOnce
 from falconq_cluster.machine.deduping import digest_of
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.records import RecordError, pack_record
 from falconq_cluster.machine.settings import TopicConfig
-from falconq_cluster.machine.state import MachineLimits
 
 TRACEPARENT = "traceparent"
 """Its name among the headers, as W3C Trace Context names it."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from falconq_cluster.machine.capacity import Capacity
 from falconq_cluster.machine.commands import Leased, Range, Result, SettleItem, SettleKind
 from falconq_cluster.machine.topics import LEVELS_MAX
 
@@ -64,6 +65,8 @@ class BrokerLimits:
     """The least time between two looks at topics for what became old or was settled."""
     auto_create: bool = True
     """Publishing creates a missing topic."""
+    capacity: Capacity = field(default_factory=Capacity)
+    """How much the state may hold as far as requests of this node go; its commands say so."""
 
 
 def _ignore(_value: int) -> None:

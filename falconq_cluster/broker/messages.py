@@ -26,8 +26,8 @@ from falconq_cluster.broker.waiters import Outcome, Waiter, accepted
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.amends import AmendOperation, CancelMessage, ChangeMessage, MessageChanged
 from falconq_cluster.machine.commands import NO_DEADLINE, Done, Refused
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.message_views import MessagePlace
-from falconq_cluster.machine.state import MachineLimits
 
 T = TypeVar("T")
 

@@ -36,7 +36,7 @@ from falconq_cluster.machine.commands import (
     TopicOperation,
     encode_command,
 )
-from falconq_cluster.machine.state import MachineLimits
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.subscriptions import ConsumerOperation, OpenStream, Redrive, Seek, SetConsumer
 from falconq_cluster.raft.seams import RaftView
 
@@ -185,7 +185,7 @@ class Outbox:
         self._outstanding_bytes += len(encoded)
         self._next_sequence += 1
         self._metrics.command_count += 1
-        self._metrics.operation_count += len(operations)
+        self._metrics.operation_count += sum(1 for operation in operations if operation.waiters)
         self._metrics.observe_messages_per_command(sum(len(operation.waiters) for operation in operations))
 
     def _take(self) -> list[Waiter]:

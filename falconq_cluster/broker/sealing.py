@@ -19,6 +19,7 @@ from falconq_cluster.broker.waiters import Waiter
 from falconq_cluster.machine.amending import AMEND_KEYS_MAX
 from falconq_cluster.machine.amends import AmendOperation
 from falconq_cluster.machine.appends import AppendMany
+from falconq_cluster.machine.capacity import Capacity, Within
 from falconq_cluster.machine.commands import (
     Append,
     AppendOnce,
@@ -29,7 +30,7 @@ from falconq_cluster.machine.commands import (
     TopicOperation,
 )
 from falconq_cluster.machine.deduping import KEYS_PER_APPEND_MAX
-from falconq_cluster.machine.state import MachineLimits
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.subscriptions import ConsumerOperation, OpenStream, Redrive
 
 EXPIRY_GRAIN_MS = 250
@@ -40,9 +41,9 @@ EXPIRY_GRAIN_MS = 250
 class SealedOperation:
     """An operation of a command, and who waits for its result."""
 
-    operation: ClientOperation
+    operation: ClientOperation | Within
     waiters: list[Waiter]
-    """One, or one for each message of a merged append."""
+    """One, or one for each message of a merged append; nobody waits for what the node says of itself."""
 
 
 _ATTEMPTS_MAX = MachineLimits().attempts_per_consumer_max
@@ -113,7 +114,10 @@ _Place = tuple[str, int, int]
 
 
 def seal(waiters: Sequence[Waiter], limits: BrokerLimits, *, log_time_ms: int, now_ms: int) -> list[SealedOperation]:
-    """The operations of one command for all the waiters, with their times to expire (P10)."""
+    """The operations of one command for all the waiters, with their times to expire (P10).
+
+    What this node says of its limits goes before them.
+    """
     sealed: list[SealedOperation] = []
     # The last append of each place: an earlier one would put a message before those that came first.
     open_merges: dict[_Place, _Merge] = {}
@@ -142,6 +146,8 @@ def seal(waiters: Sequence[Waiter], limits: BrokerLimits, *, log_time_ms: int, n
         merge.add(operation, waiter)
     for merge in merges:
         merge.close()
+    if limits.capacity != Capacity():
+        sealed.insert(0, SealedOperation(Within(limits.capacity), []))
     return sealed
 
 

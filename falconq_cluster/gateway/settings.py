@@ -349,7 +349,8 @@ def read_settings(data: bytes, *, depth_max: int) -> TopicSettings:
         except _WrongKindError as error:
             mistakes.append((name, f"'{name}' is {_shown_json(value)}; {error}."))
     settings = msgspec.structs.replace(TopicSettings(), **values)
-    mistakes += config_mistakes(with_settings(TopicConfig(), settings), DEFAULT_LIMITS)
+    config = with_settings(TopicConfig(), settings)
+    mistakes += config_mistakes(config, partitions_max=DEFAULT_LIMITS.partitions_per_topic_max)
     if mistakes:
         raise _refusal(mistakes, "unknown_field" if unknown else "bad_request")
     return settings

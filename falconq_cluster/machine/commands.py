@@ -17,6 +17,7 @@ import msgspec
 
 from falconq_cluster.machine.amends import AmendOperation, MessageChanged
 from falconq_cluster.machine.appends import AppendedMany, AppendMany, Ripen
+from falconq_cluster.machine.capacity import Within
 from falconq_cluster.machine.keeping import Purge, Purged, TrimLevels
 from falconq_cluster.machine.operation import Once, Operation
 from falconq_cluster.machine.settings import TopicConfig, TopicSettings
@@ -201,7 +202,7 @@ ClientOperation = (
     | QueueOperation
 )
 """What clients ask for; has a time to expire."""
-AnyOperation = ClientOperation | OpenOrigin | Tick | Form | SetDisk | Trim | TrimLevels | Reap | Ripen
+AnyOperation = ClientOperation | OpenOrigin | Tick | Form | SetDisk | Trim | TrimLevels | Reap | Ripen | Within
 
 
 class Command(msgspec.Struct, frozen=True):

@@ -26,7 +26,8 @@ def refusal_of_new(turn: Turn, topic: TopicState, name: str) -> Refused | None:
         return Refused("bad_request", f"{name[:200]!r} can't be the name of a consumer")
     most = turn.limits.consumers_per_topic_max
     if len(topic.consumers) >= most:
-        return Refused("overloaded", f"topic {topic.name!r} has {most} consumers, the most there may be")
+        text = f"topic {topic.name!r} has {len(topic.consumers)} consumers, and consumers_per_topic_max is {most}"
+        return Refused("overloaded", f"{text}; delete some, or raise it on the nodes")
     return None
 
 

@@ -170,12 +170,15 @@ def _room(turn: Turn, topic_name: str, topic: int) -> Refused | None:
     if first is not None and _is_over(turn, first[2]):
         _drop(turn, topic, first[1])
     drop_over(turn, _DROPPED_PER_APPEND)
-    if table.count(topic) < limits.dedupe_per_topic_max and len(table) < limits.dedupe_max:
+    own, most = table.count(topic), limits.dedupe_per_topic_max
+    if own >= most:
+        text = f"{own} keys of topic {topic_name!r} are remembered, and dedupe_per_topic_max is {most}"
+    elif len(table) >= limits.dedupe_max:
+        text = f"{len(table)} keys of all topics are remembered, and dedupe_max is {limits.dedupe_max}"
+    else:
         return None
     return Refused(
-        "dedupe_full",
-        f"{table.count(topic)} keys of topic {topic_name!r} and {len(table)} in all are remembered, at most "
-        f"{limits.dedupe_per_topic_max} and {limits.dedupe_max}; each is for its topic's 'dedupeWindowMs'",
+        "dedupe_full", f"{text}; each is for its topic's 'dedupeWindowMs'. Use fewer, or raise it on the nodes"
     )
 
 

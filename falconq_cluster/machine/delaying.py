@@ -46,13 +46,13 @@ def refusal_of_delays(turn: Turn, parts: Sequence[Part], topic: TopicState | Non
 def refusal_of_more(turn: Turn, topic: TopicState | None, count: int) -> Refused | None:
     """Why so many messages of the topic can't wait as well."""
     own, all_count, limits = 0 if topic is None else topic.delayed_count, turn.state.delays.count, turn.limits
-    if own + count <= limits.delayed_per_topic_max and all_count + count <= limits.delayed_max:
+    if own + count > limits.delayed_per_topic_max:
+        text = f"{own} messages of the topic are delayed, and delayed_per_topic_max is {limits.delayed_per_topic_max}"
+    elif all_count + count > limits.delayed_max:
+        text = f"{all_count} messages of all topics are delayed, and delayed_max is {limits.delayed_max}"
+    else:
         return None
-    return Refused(
-        "delayed_full",
-        f"{own} messages of the topic and {all_count} in all are delayed, at most {limits.delayed_per_topic_max} and "
-        f"{limits.delayed_max}; repeat when some have become due",
-    )
+    return Refused("delayed_full", f"{text}; repeat when some have become due, or raise it on the nodes")
 
 
 def delay(turn: Turn, topic: TopicState, part: Part) -> Place:

@@ -169,9 +169,15 @@ def _choose(turn: Turn, topic: TopicState, consumer: ConsumerState, operation: L
     demand = Demand(ALL_PARTITIONS, count, operation.bytes_max, operation.level_min, fresh_max)
     taken = take_next(turn, topic, consumer, demand)
     if not taken.ranges and not fresh_max and _has_fresh(topic, consumer, operation.level_min):
-        everywhere = turn.state.held_count.value
-        text = f"consumer {consumer.name!r} has {len(holdings)} messages in hand, all consumers have {everywhere}"
-        return Refused("leases_full", f"{text}; settle some first")
+        if len(holdings) >= limits.held_per_consumer_max:
+            most = limits.held_per_consumer_max
+            text = (
+                f"consumer {consumer.name!r} has {len(holdings)} messages in hand, and held_per_consumer_max is {most}"
+            )
+        else:
+            everywhere = turn.state.held_count.value
+            text = f"all consumers have {everywhere} messages in hand, and held_max is {limits.held_max}"
+        return Refused("leases_full", f"{text}; settle some, or raise it on the nodes")
     return taken
 
 

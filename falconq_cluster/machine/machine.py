@@ -16,6 +16,7 @@ from falconq_cluster.machine.amending import cancel_message, change_message
 from falconq_cluster.machine.amends import CancelMessage, ChangeMessage
 from falconq_cluster.machine.appending import append, append_many
 from falconq_cluster.machine.appends import AppendMany, Ripen
+from falconq_cluster.machine.capacity import Within, limits_within
 from falconq_cluster.machine.commands import (
     AnyOperation,
     Append,
@@ -39,6 +40,7 @@ from falconq_cluster.machine.deduping import DROPPED_PER_COMMAND_MAX, drop_over
 from falconq_cluster.machine.events import Event, MembersChanged, OriginOpened
 from falconq_cluster.machine.keeping import Purge, TrimLevels
 from falconq_cluster.machine.leasing import lease_pull, settle
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.managing import manage_consumer
 from falconq_cluster.machine.pulling import pull
 from falconq_cluster.machine.reaping import reap
@@ -46,7 +48,7 @@ from falconq_cluster.machine.redriving import redrive
 from falconq_cluster.machine.retention import purge, trim_levels
 from falconq_cluster.machine.ripening import ripen
 from falconq_cluster.machine.rows import ClusterRow, MetaRow, OriginRow, decode_row, encode_row
-from falconq_cluster.machine.state import MachineLimits, OriginState, State, read_state
+from falconq_cluster.machine.state import OriginState, State, read_state
 from falconq_cluster.machine.streaming import open_stream
 from falconq_cluster.machine.subscriptions import (
     DeleteConsumer,
@@ -242,6 +244,8 @@ def _apply_operation(turn: Turn, operation: AnyOperation) -> Result:
             reap(turn, operation)
         case Ripen():
             ripen(turn)
+        case Within():
+            turn.limits = limits_within(turn.limits, operation.capacity)
         case Trim():
             trim(turn)
         case TrimLevels():

@@ -156,5 +156,5 @@ def _unlink(turn: Turn, topic: TopicState, consumer: ConsumerState) -> None:
 
 
 def _no_room(turn: Turn) -> Refused | None:
-    count, most = len(turn.state.deletions), turn.limits.topics_max
+    count, most = len(turn.state.deletions), turn.limits.deletions_max
     return None if count < most else Refused("overloaded", f"{count} deletions are to be trimmed first; repeat later")

@@ -16,9 +16,10 @@ from collections.abc import Iterable, Iterator
 from falconq_cluster.machine import keeping
 from falconq_cluster.machine.keeping import TrimLevels
 from falconq_cluster.machine.levels import LevelState
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.machine import Machine
 from falconq_cluster.machine.retention import is_over
-from falconq_cluster.machine.state import ConsumerState, MachineLimits, TopicState
+from falconq_cluster.machine.state import ConsumerState, TopicState
 
 _LEVELS_PER_LOOK = 8
 """Looking at a level takes less time than looking at where a consumer stands in one."""

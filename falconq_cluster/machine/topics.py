@@ -40,7 +40,7 @@ from falconq_cluster.machine.settings import (
     TopicConfig,
     with_settings,
 )
-from falconq_cluster.machine.state import Deletion, MachineLimits, TopicState, new_topic
+from falconq_cluster.machine.state import Deletion, TopicState, new_topic
 from falconq_cluster.machine.turn import Turn
 
 LEVELS_MAX = 16
@@ -73,7 +73,9 @@ def set_topic(turn: Turn, operation: SetTopic) -> TopicSet | Refused:
         return refusal
     base = topic.config if topic is not None and operation.is_change else TopicConfig()
     config = with_settings(base, operation.given)
-    mistakes = config_mistakes(config, turn.limits) + unknown_level_mistakes(config)
+    # A node that allows fewer partitions than the topic has still changes other settings.
+    partitions_max = max(turn.limits.partitions_per_topic_max, 0 if topic is None else len(topic.partitions))
+    mistakes = config_mistakes(config, partitions_max=partitions_max) + unknown_level_mistakes(config)
     if config.dead_letter_topic == operation.topic:
         mistakes.append(("deadLetterTopic", "'deadLetterTopic' is the topic itself; dead letters go to another one."))
     if not mistakes and topic is not None:
@@ -138,15 +140,16 @@ def no_room(turn: Turn) -> Refused | None:
     count, most = len(turn.state.topics) + len(turn.state.deletions), turn.limits.topics_max
     if count < most:
         return None
-    return Refused("overloaded", f"there are {most} topics, with those that are being deleted; more there may not be")
+    text = f"there are {count} topics, with those that are being deleted, and topics_max is {most}"
+    return Refused("overloaded", f"{text}; delete some, or raise it on the nodes")
 
 
-def config_mistakes(config: TopicConfig, limits: MachineLimits) -> list[Mistake]:
+def config_mistakes(config: TopicConfig, *, partitions_max: int) -> list[Mistake]:
     """What is wrong with the settings by themselves: a sentence for each mistake."""
     mistakes: list[Mistake] = []
-    most = limits.partitions_per_topic_max
-    if not 1 <= config.partitions <= most:
-        mistakes.append(("partitions", f"'partitions' is {config.partitions}; a topic has 1 to {most}."))
+    if not 1 <= config.partitions <= partitions_max:
+        text = f"'partitions' is {config.partitions}; a topic has 1 to {partitions_max} (partitions_per_topic_max)."
+        mistakes.append(("partitions", text))
     levels = config.levels
     if not 1 <= len(levels) <= LEVELS_MAX:
         mistakes.append(("levels", f"'levels' has {len(levels)} names; a topic has 1 to {LEVELS_MAX} levels."))

@@ -15,7 +15,8 @@ from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys, rows
 from falconq_cluster.machine.events import Event
 from falconq_cluster.machine.levels import PartitionState, cursor_row
-from falconq_cluster.machine.state import ConsumerState, MachineLimits, State, TopicState
+from falconq_cluster.machine.limits import MachineLimits
+from falconq_cluster.machine.state import ConsumerState, State, TopicState
 from falconq_cluster.storage.store import Change, Reader
 
 DIGEST_BYTES = 16

@@ -21,8 +21,8 @@ import msgspec
 
 from falconq_cluster.errors import ConfigurationError, CorruptionError
 from falconq_cluster.machine import keys
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.machine import read_meta
-from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.raft.identity import FILE_NAME
 from falconq_cluster.raft.offline import FLOOR_FILE, RESTORE_FILE
 from falconq_cluster.raft.replica import Replica

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from falconq_cluster.errors import ConfigurationError
 from falconq_cluster.machine import keys
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.rows import ClusterRow, encode_row
-from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.raft.identity import FILE_NAME, Identity, read_identity
 from falconq_cluster.raft.journal import Journal
 from falconq_cluster.raft.replica import Replica

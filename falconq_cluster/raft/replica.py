@@ -13,8 +13,8 @@ import collections
 from collections.abc import Callable
 
 from falconq_cluster.errors import CorruptionError
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.machine import Applied, Machine
-from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.storage.files import FileSystem
 from falconq_cluster.storage.store import Store
 

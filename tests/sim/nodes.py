@@ -18,7 +18,8 @@ import pysyncobj.syncobj
 
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.machine import topics
-from falconq_cluster.machine.state import MachineLimits
+from falconq_cluster.machine.capacity import Capacity
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.node import Node, NodeParts, NodeSettings
 from falconq_cluster.raft.core import RaftTimes
 from falconq_cluster.raft.journal import Journal
@@ -26,6 +27,7 @@ from falconq_cluster.raft.seams import PeerEvents
 from tests.sim.cluster import Host, SimCluster
 from tests.sim.network import NodeNetwork
 from tests.sim.store import SimStore
+from tests.sim.swarm import Profile
 from tests.sim.worker import SimDiskWorker
 from tests.sim.world import Process, World
 
@@ -95,6 +97,11 @@ class RunningNode:
         return self.node.raft.is_serving
 
 
+def _capacity(profile: Profile, host: Host) -> Capacity:
+    """Nodes may differ in what they allow: in some seeds one says so."""
+    return Capacity(dedupe_max=1_000_000) if profile.has_windows and host.name == profile.nodes[-1] else Capacity()
+
+
 def build_node(cluster: SimCluster, host: Host, process: Process) -> RunningNode:
     """The product's node on this host."""
     world, profile = cluster.world, cluster.profile
@@ -122,7 +129,7 @@ def build_node(cluster: SimCluster, host: Host, process: Process) -> RunningNode
                 journal_keep_entries=profile.journal_keep_entries,
                 snapshot_chunk_bytes=profile.snapshot_chunk_bytes,
             ),
-            broker=BrokerLimits(),
+            broker=BrokerLimits(capacity=_capacity(profile, host)),
             machine=MACHINE_LIMITS,
             journal_segment_bytes=profile.segment_bytes,
             journal_cache_bytes=JOURNAL_CACHE_BYTES,

@@ -30,10 +30,10 @@ from falconq_cluster.machine.commands import (
     decode_entry,
 )
 from falconq_cluster.machine.keys import OF_TOPICS, prefix_end, read_topic_number
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.machine import Machine
 from falconq_cluster.machine.reading import DeliveredMessage
 from falconq_cluster.machine.settings import REJECT
-from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.views import Views
 from falconq_cluster.storage.memory import MemoryStore
 from tests.sim.clients import DONE, REFUSED, TOPICS, Asked, Ledger, ranges_of

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from falconq_cluster.app import capacity_from
 from falconq_cluster.config import Address, Settings, load_settings, parse_peers
 from falconq_cluster.errors import ConfigurationError
+from falconq_cluster.machine.capacity import Capacity
 
 THREE = "n1=127.0.0.1:7001,n2=127.0.0.1:7002,n3=127.0.0.1:7003"
 
@@ -123,3 +125,16 @@ def test_any_text_is_an_address_or_a_sentence(text: str) -> None:
 def test_an_address_is_read_as_it_is_written(host: str, port: int) -> None:
     address = Address(host, port)
     assert Address.parse(str(address)) == address
+
+
+def test_a_limit_of_capacity_is_said_in_commands_only_when_it_is_not_the_default() -> None:
+    assert capacity_from(load_settings()) == Capacity()
+    assert capacity_from(load_settings({"topics_max": 5, "held_max": 7})) == Capacity(topics_max=5, held_max=7)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("topics_max", 100_001), ("dedupe_max", 0), ("partitions_per_topic_max", 257)]
+)
+def test_a_limit_of_capacity_beyond_what_the_machine_can_take_is_refused(name: str, value: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} = {value} "):
+        load_settings({name: value})

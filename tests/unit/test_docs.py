@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
+from annotated_types import Le
 from prometheus_client import CollectorRegistry
 
 from falconq_cluster.config import Settings
 from falconq_cluster.errors import ERROR_CODES
 from falconq_cluster.gateway.fields import ProducerBody, PublishBody
 from falconq_cluster.gateway.settings import SETTINGS
+from falconq_cluster.machine.capacity import CEILINGS
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.telemetry import Metrics
 from tests.unit.gateway.rig import running_gateway
 
@@ -45,6 +50,16 @@ def test_every_setting_is_documented_with_its_default_and_its_meaning() -> None:
         if name == "cluster_secret":
             default = default.get_secret_value()
         assert rows[name] == [f"`FALCONQ_{name.upper()}`", shown_default(default), field.description]
+
+
+def test_every_fixed_limit_is_documented_with_its_value_and_every_other_is_a_setting_with_the_same_default() -> None:
+    limits = asdict(MachineLimits())
+    for name, ceiling in msgspec.structs.asdict(CEILINGS).items():
+        field = Settings.model_fields[name]
+        (most,) = [bound.le for bound in field.metadata if isinstance(bound, Le)]
+        assert (field.default, most) == (limits.pop(name), ceiling)
+    text = (DOCS / "configuration.md").read_text()
+    assert dict(re.findall(r"^- `(\w+)` = (\d+): ", text, re.MULTILINE)) == {k: str(v) for k, v in limits.items()}
 
 
 def test_every_metric_is_documented_with_its_type_and_meaning() -> None:

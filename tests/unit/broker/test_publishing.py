@@ -17,8 +17,8 @@ from falconq_cluster.broker.requests import (
     Producer,
     PublishRequest,
 )
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.settings import TopicConfig
-from falconq_cluster.machine.state import MachineLimits
 from tests.unit.broker.service_rig import Rig
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -16,8 +16,8 @@ from falconq_cluster.machine.commands import (
     decode_command,
     decode_entry,
 )
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.settings import TopicSettings
-from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.subscriptions import (
     ConsumerConfig,
     DeleteConsumer,

@@ -6,7 +6,8 @@ import pytest
 
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.errors import FalconQError
-from falconq_cluster.machine.commands import Append, Appended, AppendOnce, decode_command, decode_entry
+from falconq_cluster.machine.capacity import Capacity, Within
+from falconq_cluster.machine.commands import Append, Appended, AppendOnce, Refused, decode_command, decode_entry
 from falconq_cluster.machine.operation import Once
 from tests.unit.broker.loopback import Loopback, Member, append, commands_of, pull, settled, stored
 
@@ -177,3 +178,23 @@ def test_outstanding_bytes_are_bounded():
     assert cluster["n2"].broker.outbox.outstanding_count == 2
     cluster.settle()
     assert len(stored(cluster["n2"])) == 5
+
+
+def test_a_node_with_limits_of_its_own_says_them_before_what_its_clients_ask_for():
+    said = Capacity(dedupe_max=3)
+    cluster = settled("n1", "n2", leader="n1", limits=BrokerLimits(capacity=said))
+    asks = [cluster["n2"].submit(append(f'"{n}"', once=Once(f"{n}"))) for n in range(4)]
+    cluster.settle()
+    (command,) = commands_of(cluster, "n2")
+    assert [type(operation) for operation in command.operations] == [Within, *[AppendOnce] * 4]
+    assert command.operations[0] == Within(said)
+    assert [type(ask.outcome.result) for ask in asks] == [Appended, Appended, Appended, Refused]
+    assert cluster["n2"].broker.metrics.operation_count == 4
+
+
+def test_a_node_with_the_machines_limits_says_nothing():
+    cluster = settled("n1", leader="n1")
+    cluster["n1"].submit(append('"a"'))
+    cluster.settle()
+    (command,) = commands_of(cluster, "n1")
+    assert [type(operation) for operation in command.operations] == [Append]

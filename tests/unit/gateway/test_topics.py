@@ -162,10 +162,10 @@ async def test_every_unknown_setting_is_named(rig: Rig, method: str) -> None:
 @pytest.mark.parametrize(
     ("body", "sentences"),
     [
-        ({"partitions": 0}, ["'partitions' is 0; a topic has 1 to 256."]),
+        ({"partitions": 0}, ["'partitions' is 0; a topic has 1 to 256 (partitions_per_topic_max)."]),
         ({"partitions": True}, ["'partitions' is true; it is a whole number."]),
         ({"partitions": None}, ["'partitions' is null; it is a whole number."]),
-        ({"partitions": 10**40}, ["a topic has 1 to 256."]),
+        ({"partitions": 10**40}, ["a topic has 1 to 256 (partitions_per_topic_max)."]),
         (
             {"partitions": "4", "levels": "low"},
             ["'partitions' is \"4\"; it is a whole", "'levels' is \"low\"; it is a"],

@@ -16,10 +16,10 @@ from falconq_cluster.machine.commands import (
     SettleItem,
     SettleKind,
 )
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.reading import DeliveredMessage
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.settings import TopicConfig
-from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.subscriptions import (
     Reap,
 )

@@ -17,12 +17,12 @@ from falconq_cluster.machine.commands import (
     encode_command,
     encode_entry,
 )
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.machine import DEFAULT_LIMITS, Applied, Machine
 from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.reading import DeliveredMessage
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.settings import TopicConfig, TopicSettings
-from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.views import Views
 from falconq_cluster.storage.memory import MemoryStore
 

@@ -10,9 +10,10 @@ from falconq_cluster.machine.amends import CancelMessage, ChangeMessage, Message
 from falconq_cluster.machine.appends import AppendMany, Part, Ripen
 from falconq_cluster.machine.commands import Done, Refused
 from falconq_cluster.machine.delaying import DELAY_MS_MAX
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.machine import Machine
 from falconq_cluster.machine.records import pack_record
-from falconq_cluster.machine.state import Delays, MachineLimits
+from falconq_cluster.machine.state import Delays
 from tests.unit.machine.amends import cancel, change, explain, locate
 from tests.unit.machine.helpers import Node
 

@@ -9,10 +9,10 @@ import pytest
 from falconq_cluster.machine.appends import AppendedMany, AppendMany, Part, Place
 from falconq_cluster.machine.commands import Appended, Duplicate, Refused
 from falconq_cluster.machine.deduping import DIGEST_BYTES, KEYS_PER_APPEND_MAX
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.settings import TopicConfig
-from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import Node, append
 
 DIGEST = bytes(DIGEST_BYTES)

@@ -22,8 +22,8 @@ from falconq_cluster.machine.commands import (
     Trim,
 )
 from falconq_cluster.machine.consumer_views import ConsumerView
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.settings import TopicConfig
-from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.subscriptions import (
     EXPIRE_AFTER_MS,
     ConsumerConfig,
@@ -250,7 +250,7 @@ def test_what_can_not_be_done_is_refused_and_changes_nothing(operation: AnyOpera
 
 
 def test_a_seek_to_nowhere_and_too_many_deletions_are_refused() -> None:
-    node = Node(MachineLimits(topics_max=2))
+    node = Node(MachineLimits(deletions_max=2))
     node.publish("0")
     node.result(made())
     assert isinstance(node.result(Seek(0, "t", "c", at(-1))), Refused)

@@ -12,8 +12,8 @@ from falconq_cluster.machine.commands import (
     SettleKind,
 )
 from falconq_cluster.machine.events import Buried, LeftUndone
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.settings import TopicConfig
-from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.subscriptions import (
     Reap,
     Redrive,

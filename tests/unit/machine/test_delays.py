@@ -12,10 +12,11 @@ from falconq_cluster.machine.commands import Appended, DeleteTopic, Duplicate, R
 from falconq_cluster.machine.deduping import DIGEST_BYTES
 from falconq_cluster.machine.delaying import DELAY_MS_MAX
 from falconq_cluster.machine.events import Delayed, LevelGrew, Ripened
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.settings import TopicConfig
-from falconq_cluster.machine.state import Delays, MachineLimits
+from falconq_cluster.machine.state import Delays
 from tests.unit.machine.helpers import Node, append
 
 

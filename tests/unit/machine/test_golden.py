@@ -8,6 +8,7 @@ from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys, rows
 from falconq_cluster.machine.amends import CancelMessage, ChangeMessage
 from falconq_cluster.machine.appends import AppendMany, Part, Ripen
+from falconq_cluster.machine.capacity import Capacity, Within
 from falconq_cluster.machine.commands import (
     ANY_VERSION,
     MISSING_VERSION,
@@ -150,6 +151,15 @@ SURVEYED_COMMAND = "01000000000000000000000000000000000000919328909196a174090891
 def test_what_a_survey_found_has_its_golden_bytes_and_is_read_back():
     assert encode_command(SURVEYED).hex() == SURVEYED_COMMAND
     assert decode_command(bytes.fromhex(SURVEYED_COMMAND)) == SURVEYED
+
+
+SAID = Command("n1", 5, 6, [Within(Capacity(1, 2, 3, 4, 5, 6, 7, 8, 900)), Tick()])
+SAID_COMMAND = "010200050000000000000006000000000000006e31929232990102030405060708cd03849104"
+
+
+def test_what_a_node_says_of_its_limits_has_its_golden_bytes_and_is_read_back():
+    assert encode_command(SAID).hex() == SAID_COMMAND
+    assert decode_command(bytes.fromhex(SAID_COMMAND)) == SAID
 
 
 CONSUMER_CHANGES = Command(

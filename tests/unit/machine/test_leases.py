@@ -18,8 +18,8 @@ from falconq_cluster.machine.commands import (
     SettleItem,
 )
 from falconq_cluster.machine.commands import SettleKind as Kind
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.settings import Retry, TopicConfig
-from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import Node, append
 
 Item = tuple[int, int]

@@ -19,9 +19,9 @@ from falconq_cluster.machine.commands import (
     SetTopic,
     TopicSet,
 )
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.settings import TopicConfig, TopicSettings
-from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import Node, append, pull
 
 LIMITS = MachineLimits(attempts_per_consumer_max=3, attempt_ms=1000, pull_count_max=6, dedupe_per_topic_max=4)

@@ -19,9 +19,9 @@ from falconq_cluster.machine.commands import (
     Trim,
 )
 from falconq_cluster.machine.deduping import DROPPED_PER_COMMAND_MAX, KEYS_PER_APPEND_MAX
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.settings import DEDUPE_WINDOW_MS, TopicConfig, TopicSettings
-from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import Node, append
 
 WINDOW_MS = DEDUPE_WINDOW_MS

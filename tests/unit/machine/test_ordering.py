@@ -31,10 +31,10 @@ from falconq_cluster.machine.commands import (
 )
 from falconq_cluster.machine.events import HoldingsChanged
 from falconq_cluster.machine.lanes import Lanes
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.rows import LeaseRow
 from falconq_cluster.machine.settings import AGED, WEIGHTED, Retention, Scheduler, TopicConfig, TopicSettings
-from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.subscriptions import ConsumerConfig, ConsumerSet, Ordering, Reap, SetConsumer
 from falconq_cluster.machine.surveying import trim_now
 from tests.unit.machine.helpers import Node

@@ -4,8 +4,8 @@ import pytest
 
 from falconq_cluster.machine.commands import Pull, Pulled, Range, Refused
 from falconq_cluster.machine.levels import TAIL_KEPT_COUNT
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.settings import TopicConfig
-from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import START_MS, Node, append, pull
 
 

@@ -20,8 +20,8 @@ from falconq_cluster.machine.commands import (
     encode_entry,
 )
 from falconq_cluster.machine.events import LeftUndone
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.settings import TopicConfig
-from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.subscriptions import (
     ConsumerConfig,
     PauseConsumer,

@@ -20,11 +20,11 @@ from falconq_cluster.machine.commands import (
 )
 from falconq_cluster.machine.deduping import DIGEST_BYTES
 from falconq_cluster.machine.keeping import Purge
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.machine import NO_OP, Machine
 from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.settings import OVERFLOWS, Retention, TopicSettings
-from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.subscriptions import (
     ConsumerConfig,
     DeleteConsumer,

@@ -20,9 +20,9 @@ from falconq_cluster.machine.commands import (
 )
 from falconq_cluster.machine.events import TopicPurged, Trimmed
 from falconq_cluster.machine.keeping import Purge, Purged, TrimLevels
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.machine import DEFAULT_LIMITS
 from falconq_cluster.machine.settings import DROP_OLDEST, Retention, TopicSettings
-from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.surveying import is_due, trim_now
 from tests.unit.machine.helpers import Node, append
 

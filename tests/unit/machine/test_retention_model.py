@@ -15,8 +15,8 @@ from falconq_cluster.machine.commands import (
     SetTopic,
 )
 from falconq_cluster.machine.keeping import Purge, Purged
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.settings import DROP_LOWEST, REJECT, Retention, TopicSettings
-from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.surveying import is_due, trim_now
 from tests.unit.machine.helpers import Node, append
 from tests.unit.machine.test_model import LEVELS, LIMITS, PARTITIONS, MachineAndModel, Message, Model

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from falconq_cluster.machine.commands import Leased, LeasePull, Refused, Settle, SettleItem, SettleKind
 from falconq_cluster.machine.events import StreamReplaced
-from falconq_cluster.machine.state import MachineLimits
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.subscriptions import OpenStream, Seek, StreamKind, StreamOpened
 from tests.unit.machine.helpers import Node
 

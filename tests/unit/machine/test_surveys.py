@@ -9,8 +9,8 @@ import pytest
 from falconq_cluster.machine.commands import AnyOperation, LeasePull, Pulled, Settle, SettleItem, SettleKind, SetTopic
 from falconq_cluster.machine.keeping import Purge, TrimLevels
 from falconq_cluster.machine.levels import Cursor
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.settings import Retention, TopicSettings
-from falconq_cluster.machine.state import MachineLimits
 from falconq_cluster.machine.subscriptions import ConsumerConfig, DeleteConsumer, Seek, SetConsumer, Start, StartKind
 from falconq_cluster.machine.surveying import Survey, is_due, trim_now
 from tests.unit.machine.helpers import Node, append, pull

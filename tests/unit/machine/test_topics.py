@@ -18,8 +18,8 @@ from falconq_cluster.machine.commands import (
     Trim,
 )
 from falconq_cluster.machine.events import TopicDeleted, Trimmed
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.settings import TopicConfig, TopicSettings
-from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import Node, append, pull
 
 
@@ -94,8 +94,8 @@ def test_a_change_keeps_what_it_does_not_give_and_a_put_does_not():
 @pytest.mark.parametrize(
     ("partitions", "levels", "sentence"),
     [
-        (0, None, "'partitions' is 0; a topic has 1 to 256."),
-        (257, None, "'partitions' is 257; a topic has 1 to 256."),
+        (0, None, "'partitions' is 0; a topic has 1 to 256 (partitions_per_topic_max)."),
+        (257, None, "'partitions' is 257; a topic has 1 to 256 (partitions_per_topic_max)."),
         (None, (), "'levels' has 0 names; a topic has 1 to 16 levels."),
         (None, tuple(f"l{n}" for n in range(17)), "'levels' has 17 names"),
         (None, ("low", "-high"), "Level 1 is '-high'; a name has 1 to 200 of"),

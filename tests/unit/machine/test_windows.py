@@ -16,9 +16,9 @@ from falconq_cluster.machine.commands import (
     SetTopic,
     Trim,
 )
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.settings import DEDUPE_WINDOW_MS, TopicSettings
-from falconq_cluster.machine.state import MachineLimits
 from tests.unit.machine.helpers import Node, append
 from tests.unit.machine.test_once import code_of
 

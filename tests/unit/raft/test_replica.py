@@ -6,7 +6,7 @@ import pytest
 
 from falconq_cluster.errors import ConfigurationError, CorruptionError
 from falconq_cluster.machine import keys
-from falconq_cluster.machine.state import MachineLimits
+from falconq_cluster.machine.limits import MachineLimits
 from falconq_cluster.raft.library import RaftLibrary
 from falconq_cluster.raft.replica import DIGESTS_KEPT, Replica
 from tests.unit.raft.cluster_helpers import BASE, DATA_DIR, Bench, entries
