@@ -75,10 +75,10 @@ class KeyCount:
             self.count += 1 + _LEASES_MAX
             return
         if isinstance(operation, Settle):
-            # A lease each, and cursors where it was trimmed, and the consumer; of a dead message a batch and its
-            # partition, and their topic and consumer.
+            # A lease each, and cursors where it was trimmed, and the consumer; of a dead message a batch, its
+            # partition and that it was buried, and their topic and consumer.
             dead_count = sum(item.kind in (SettleKind.NACK, SettleKind.REJECT) for item in operation.items)
-            self.count += 2 * len(operation.items) + 1 + 2 * min(dead_count, _MOVED_MAX) + (2 if dead_count else 0)
+            self.count += 2 * len(operation.items) + 1 + 3 * min(dead_count, _MOVED_MAX) + (2 if dead_count else 0)
             return
         if isinstance(operation, Redrive):
             # A batch and its partition each, the cursors, the topic and the consumer.

@@ -1,9 +1,11 @@
 """Amending: one message is changed or cancelled while nobody was handed it.
 
 What lives here: the ChangeMessage and CancelMessage operations.
-Rules (PROTOCOL.md P12, P14): a message keeps its id. While it is delayed it is taken out of those that wait with it,
-and waits again as it is wanted. It enters its level by a Ripen alone. A change that was made already is answered as it
-stands, so a repeat of it does no harm.
+Rules (PROTOCOL.md P12, P14): a message keeps its id and its time to live. While it is delayed it is taken out of those
+that wait with it, and waits again as it is wanted; it enters its level by a Ripen alone. Once it is in its level, what
+it was there is cancelled, and it is appended at the end of the other one, or waits. A consumer whose cursor has passed
+it counts as having been handed it, unless it set it aside; one that seeks back gives up what it was handed, so the
+message may be changed again. A change that was made already is answered as it stands, so a repeat does no harm.
 Must not know: what is in a message, who asks.
 """
 
@@ -13,16 +15,23 @@ from msgspec.structs import replace
 
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.amends import AmendOperation, CancelMessage, ChangeMessage, MessageChanged
+from falconq_cluster.machine.appending import store
+from falconq_cluster.machine.appends import Part
 from falconq_cluster.machine.commands import Done, Refused
-from falconq_cluster.machine.delaying import DELAY_MS_MAX, find_waiting, take_out, wait
+from falconq_cluster.machine.consumers import drop_in_hand
+from falconq_cluster.machine.delaying import DELAY_MS_MAX, find_waiting, refusal_of_more, take_out, wait
+from falconq_cluster.machine.events import ConsumerUnlinked
+from falconq_cluster.machine.finding import Stored, find_stored, not_found
 from falconq_cluster.machine.keys import Waiting
 from falconq_cluster.machine.rows import DelayedRow, decode_row
-from falconq_cluster.machine.state import TopicState
+from falconq_cluster.machine.splitting import KEYS_MAX, take_from_level
+from falconq_cluster.machine.state import ConsumerState, TopicState
 from falconq_cluster.machine.turn import Turn
 
-AMEND_KEYS_MAX = 20
-"""Keys that one of these operations writes at most (P12), beside what was set aside. Of a message that waits: two that
-go, and two each of those before it, behind it, and itself."""
+AMEND_KEYS_MAX = KEYS_MAX + 3
+"""Keys that one of these operations writes at most (P12), beside what was set aside: a message out of its level, and
+three where it goes. Of one that waits: two that go, and two each of those before it, behind
+it, and itself."""
 
 
 def change_message(turn: Turn, operation: ChangeMessage) -> MessageChanged | Refused:
@@ -32,9 +41,10 @@ def change_message(turn: Turn, operation: ChangeMessage) -> MessageChanged | Ref
         return refusal
     topic = turn.state.topics[operation.topic]
     waiting = find_waiting(turn.last_key, topic, operation.log_index, operation.number)
-    if waiting is None:
-        return _not_found(operation)
-    return _change_delayed(turn, topic, waiting, operation)
+    if waiting is not None:
+        return _change_delayed(turn, topic, waiting, operation)
+    found = find_stored(turn, topic, operation)
+    return found if isinstance(found, Refused) else _change_stored(turn, topic, found, operation)
 
 
 def cancel_message(turn: Turn, operation: CancelMessage) -> Done | Refused:
@@ -44,14 +54,14 @@ def cancel_message(turn: Turn, operation: CancelMessage) -> Done | Refused:
         return refusal
     topic = turn.state.topics[operation.topic]
     waiting = find_waiting(turn.last_key, topic, operation.log_index, operation.number)
-    if waiting is None:
-        return _not_found(operation)
-    row = _row(turn, waiting)
-    refusal = _no_room(turn, len(row.records))
-    if refusal is not None:
-        return refusal
-    take_out(turn, topic, waiting, operation.number)
-    return Done()
+    if waiting is not None:
+        refusal = _no_room(turn, len(_row(turn, waiting).records))
+        if refusal is None:
+            take_out(turn, topic, waiting, operation.number)
+        return refusal or Done()
+    found = find_stored(turn, topic, operation)
+    taken = found if isinstance(found, Refused) else _take_stored(turn, topic, found)
+    return taken if isinstance(taken, Refused) else Done()
 
 
 def _judged(turn: Turn, operation: AmendOperation) -> Refused | None:
@@ -61,7 +71,7 @@ def _judged(turn: Turn, operation: AmendOperation) -> Refused | None:
     if operation.topic not in turn.state.topics:
         return Refused("topic_not_found", f"there is no topic {operation.topic[:200]!r}")
     is_id = 0 <= operation.log_index <= keys.INDEX_MAX and 0 <= operation.number <= keys.NUMBER_MAX
-    return None if is_id else _not_found(operation)
+    return None if is_id else not_found(operation)
 
 
 def _judged_change(turn: Turn, operation: ChangeMessage) -> Refused | None:
@@ -76,12 +86,6 @@ def _judged_change(turn: Turn, operation: ChangeMessage) -> Refused | None:
         text = f"a message waits for 0 to {DELAY_MS_MAX} ms, until {until_ms} at most"
         return Refused("bad_request", f"{text}, not until {max(operation.due_ms, operation.delay_ms)}")
     return None
-
-
-def _not_found(operation: AmendOperation) -> Refused:
-    message_id = f"{operation.log_index}.{operation.number}"
-    text = f"topic {operation.topic!r} has no message {message_id}: it never had, or the message is not kept any more"
-    return Refused("message_not_found", text)
 
 
 def _no_room(turn: Turn, size: int) -> Refused | None:
@@ -100,7 +104,7 @@ def _wanted_ms(turn: Turn, operation: ChangeMessage) -> int | None:
 
 
 def _row(turn: Turn, waiting: Waiting) -> DelayedRow:
-    return decode_row(turn.stored(keys.delayed_key(waiting)), DelayedRow)
+    return decode_row(turn.latest(keys.delayed_key(waiting)), DelayedRow)
 
 
 def _change_delayed(
@@ -120,3 +124,59 @@ def _change_delayed(
         alone = waiting._replace(due_ms=due_ms, first_id=operation.number, record_count=1)
         wait(turn, topic, alone, own)
     return MessageChanged(topic.name, row.partition, level, -1, due_ms)
+
+
+def _change_stored(turn: Turn, topic: TopicState, found: Stored, operation: ChangeMessage) -> MessageChanged | Refused:
+    wanted_ms = _wanted_ms(turn, operation)
+    level = found.level if operation.level < 0 else operation.level
+    is_delayed = wanted_ms is not None and wanted_ms > turn.log_time_ms
+    if level == found.level and not is_delayed:
+        return MessageChanged(topic.name, found.partition.number, level, found.offset, 0)
+    refusal = refusal_of_more(turn, topic, 1) if is_delayed else None
+    record = refusal or _take_stored(turn, topic, found)
+    if isinstance(record, Refused):
+        return record
+    expires_ms = found.batch.expires_ms
+    ttl_ms = expires_ms - turn.log_time_ms if expires_ms else 0
+    if wanted_ms is not None and is_delayed:
+        alone = Waiting(wanted_ms, topic.number, operation.log_index, operation.number, 1)
+        wait(turn, topic, alone, DelayedRow(found.partition.number, level, record, ttl_ms))
+        return MessageChanged(topic.name, found.partition.number, level, -1, wanted_ms)
+    part = Part(found.partition.number, level, 1, record, ttl_ms=ttl_ms)
+    place = store(turn, topic, part, first_id=(operation.log_index, operation.number))
+    return MessageChanged(topic.name, place.partition, level, place.base_offset, 0)
+
+
+def _take_stored(turn: Turn, topic: TopicState, found: Stored) -> bytes | Refused:
+    """The record, which nobody is given from its place any more."""
+    place = found.partition.number, found.level, found.offset
+    aside = [consumer for consumer in topic.consumers.values() if _has_passed(consumer, *place)]
+    for consumer in aside:
+        held = consumer.holdings.get(place[0], place[2])
+        if held is None or not held.row.is_aside:
+            text = "a consumer was handed the message, or is behind it; it can't be changed any more"
+            return Refused("already_delivered", text)
+    if any(isinstance(event, ConsumerUnlinked) and event.topic == topic.name for event in turn.events):
+        # What this entry handed to it is read only when the entry is applied.
+        return Refused("overloaded", "a consumer of the topic was moved or deleted at this moment; repeat")
+    if len(aside) > turn.aside_left:
+        text = f"{len(aside)} consumers keep the message for later, behind others of its key or partition"
+        return Refused("overloaded", f"{text}; it can be changed when fewer do")
+    refusal = _no_room(turn, found.batch.size)
+    if refusal is not None:
+        return refusal
+    turn.aside_left -= len(aside)
+    for consumer in sorted(aside, key=lambda consumer: consumer.number):
+        held = consumer.holdings.get(place[0], place[2])
+        assert held is not None
+        drop_in_hand(turn, topic, consumer, held)
+    return take_from_level(turn, topic, found.partition, found.level, found.batch, found.offset)
+
+
+def _has_passed(consumer: ConsumerState, partition: int, level: int, offset: int) -> bool:
+    """Whether its cursor is behind a message that is retained: it was handed out, set aside, or left out.
+
+    Looks at the cursors as they are: moving all of them behind what is trimmed would cost more and change nothing.
+    """
+    cursors = consumer.cursors.get(partition, [])
+    return level < len(cursors) and cursors[level].next_offset > offset

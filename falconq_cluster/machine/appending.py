@@ -19,6 +19,7 @@ from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.names import is_name
 from falconq_cluster.machine.records import RECORD_BYTES_MIN, BatchHeader, pack_batch
 from falconq_cluster.machine.retention import refusal_of_full
+from falconq_cluster.machine.rows import PlacedRow
 from falconq_cluster.machine.settings import TopicConfig
 from falconq_cluster.machine.state import TopicState
 from falconq_cluster.machine.topics import create_topic, no_room
@@ -92,6 +93,11 @@ def store(turn: Turn, topic: TopicState, part: Append | Part, first_id: tuple[in
     value = pack_batch(header, part.records)
     ttl_ms = part.ttl_ms if isinstance(part, Part) else 0
     batch = Batch(base, count, size, turn.log_time_ms, turn.log_time_ms + ttl_ms if ttl_ms else 0)
+    if first_id is not None:
+        batch = batch._replace(
+            log_index=log_index, first_id=number, entered_index=turn.index, entered_id=turn.message_count
+        )
+        turn.put(keys.placed_key(topic.number, batch), PlacedRow(part.partition, part.level, base))
     turn.changes.append((keys.batch_key(level.prefix, batch), value))
     level.append(batch)
     topic.retained_count += count

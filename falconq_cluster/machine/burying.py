@@ -2,10 +2,11 @@
 
 What lives here: the move to the dead-letter topic, and that topic itself.
 Rules (PROTOCOL.md P12, P15): the message leaves its consumer's hand and is appended to the dead letters by the same
-entry, so it moves exactly once; it keeps message, key, level and headers, and headers say where it came from and why.
-What does not fit into the entry stays in hand, dead, is given to nobody, and is buried by a later one. The dead-letter
-topic is made with the levels of the first topic that needs it, takes more than any limit of topics, and has no dead
-letters of its own. Its consumer `_redrive` stands before what was not moved back yet.
+entry, so it moves exactly once, and a key says so while its batch is kept; it keeps message, key, level and headers,
+and headers say where it came from and why. What does not fit into the entry stays in hand, dead, is given to nobody,
+and is buried by a later one. The dead-letter topic is made with the levels of the first topic that needs it, takes more
+than any limit of topics, and has no dead letters of its own. Its consumer `_redrive` stands before what was not moved
+back yet.
 Must not know: how a message died, who proposes.
 """
 
@@ -48,7 +49,7 @@ class Burial:
     def take(self, held: Held, *, is_first_free: bool = False) -> bool:
         """Bury what is in hand and dead, unless the entry has no room for it: then nothing is changed."""
         level = self._topic.partitions[held.partition].levels[held.row.level]
-        if not self._mover.has_room_for(level, held.row.batch_offset, is_first_free=is_first_free):
+        if not self._mover.has_room_for(level, held.row.batch_offset, held.offset, is_first_free=is_first_free):
             return False
         stored = self._mover.read(level, held.row.batch_offset, held.offset)
         if self._grave is None:
@@ -57,6 +58,7 @@ class Burial:
         record = self._marked(held, stored.record, stored.id)
         self._mover.add(self._grave, held.partition % len(self._grave.partitions), grave_level, record)
         drop_in_hand(self._turn, self._topic, self._consumer, held)
+        self._turn.changes.append((keys.buried_key(level.prefix, held.offset, self._consumer.number), b""))
         self._count += 1
         return True
 

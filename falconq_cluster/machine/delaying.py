@@ -82,13 +82,13 @@ def find_waiting(last_key: LastKey, topic: TopicState, log_index: int, number: i
 
 def take_out(turn: Turn, topic: TopicState, waiting: Waiting, number: int) -> DelayedRow:
     """The message waits no more, all that waited with it do; its own row. Raises: CorruptionError."""
-    row = decode_row(turn.stored(keys.delayed_key(waiting)), DelayedRow)
+    row = decode_row(turn.latest(keys.delayed_key(waiting)), DelayedRow)
     turn.delete(keys.due_key(waiting))
     turn.delete(keys.delayed_key(waiting))
     topic.delayed_count -= waiting.record_count
     turn.state.delays.removed(waiting.record_count)
     place = number - waiting.first_id
-    before, record, after = cut_records(row.records, place)
+    before, record, after = cut_records(row.records, (place, place + 1))
     behind_count = waiting.record_count - place - 1
     for first_id, count, records in ((waiting.first_id, place, before), (number + 1, behind_count, after)):
         if count:

@@ -10,11 +10,13 @@ What lives here: the table of key prefixes, and the functions that build and rea
     12 topic number, consumer name                               consumer: number, where its turn stands
     13 topic number, consumer number, partition                  cursors of the partition, one per level
     14 topic number, consumer number, attempt number             what a pull's attempt was given
-    20 topic number, partition, level, base, count, size, time   record batch; behind it, until when, if that is bounded
+    20 topic number, partition, level, base, count, size, time   record batch; behind it, what else there is of `Batch`
     30 topic number, consumer number, partition, offset          message in a consumer's hand
     31 topic number, partition                                   addition of this and later partitions
     40 due time, topic number, log index, first number, count    when delayed messages enter their level: topic name
     41 topic number, log index, first number, count, due time    delayed messages
+    42 topic number, log index, first number, count              where messages are that had their ids before a place
+    43 topic number, partition, level, offset, consumer number   message that the consumer buried
     60 topic number, 00 and key or 01 and producer               append that is to happen once, and what it did
     68 deletion number                                           topic that is unlinked and not wholly trimmed
 
@@ -43,10 +45,12 @@ LEASE = b"\x30"
 ADDITION = b"\x31"
 DUE = b"\x40"
 DELAYED = b"\x41"
+PLACED = b"\x42"
+BURIED = b"\x43"
 ONCE = b"\x60"
 DELETION = b"\x68"
 
-OF_TOPICS = (PARTITION, CONSUMER, CURSOR, ATTEMPT, BATCH, LEASE, ADDITION, DELAYED, ONCE)
+OF_TOPICS = (PARTITION, CONSUMER, CURSOR, ATTEMPT, BATCH, LEASE, ADDITION, DELAYED, PLACED, BURIED, ONCE)
 """Every prefix that a topic's number follows, in key order: what a deleted topic leaves behind.
 
 Not DUE: it goes when its time has come, whatever became of the topic.
@@ -64,6 +68,12 @@ _LEVEL = struct.Struct(">cQIB")
 _BATCH_TAIL = struct.Struct(">QIIQ")
 _OFFSET = struct.Struct(">Q")
 _BATCH_KEY_BYTES = _LEVEL.size + _BATCH_TAIL.size
+_BATCH_ID = struct.Struct(">QIQI")
+_BATCH_ID_FROM = _BATCH_KEY_BYTES + _OFFSET.size
+_PLACED = struct.Struct(">QQII")
+_BURIED = struct.Struct(">QQ")
+CANCELLED_MS = 1
+"""Until when a message is given that was cancelled: before any log time."""
 _DUE = struct.Struct(">QQQII")
 _DELAYED = struct.Struct(">QQIIQ")
 _ID = struct.Struct(">QQI")
@@ -84,9 +94,40 @@ class Batch(NamedTuple):
     """Log time at which it was appended; never falls from one batch of a level to the next."""
     expires_ms: int = 0
     """Log time from which on nobody is given it; 0 for never."""
+    log_index: int = 0
+    first_id: int = 0
+    """Record i has the id "<log_index>.<first_id + i>", of a batch that did not get its ids as it entered its level;
+    of all others, both are 0 and are in its header."""
+    entered_index: int = 0
+    entered_id: int = 0
+    """What the ids of such a batch would be, had it got them then: these rise along a level."""
+
+    @property
+    def end(self) -> int:
+        """The offset behind its last record."""
+        return self.base + self.record_count
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it is one message that nobody is given, without its record."""
+        return self.expires_ms == CANCELLED_MS
 
     def is_expired(self, now_ms: int) -> bool:
-        return 0 < self.expires_ms <= now_ms
+        return 0 < self.expires_ms <= max(now_ms, CANCELLED_MS)
+
+    def size_of(self, first: int, end: int) -> int:
+        """Bytes of the records from `first` on, before `end`: all parts of a batch together have its size."""
+        return self.size * end // self.record_count - self.size * first // self.record_count
+
+
+class Placed(NamedTuple):
+    """Messages of one batch that had their ids before they entered its level, as their key tells it."""
+
+    topic: int
+    """Number of the topic."""
+    log_index: int
+    first_id: int
+    record_count: int
 
 
 class Waiting(NamedTuple):
@@ -208,7 +249,7 @@ def read_due_key(key: bytes) -> Waiting:
 
 
 def ids_range(prefix: bytes, topic: int, log_index: int, number: int) -> tuple[bytes, bytes]:
-    """(start, stop) of the keys of one log index whose first number is at most this one, below DELAYED."""
+    """(start, stop) of the keys of one log index whose first number is at most this one, below DELAYED or PLACED."""
     return prefix + _ID.pack(topic, log_index, 0), prefix + _ID.pack(topic, log_index, number + 1)
 
 
@@ -221,6 +262,29 @@ def read_delayed_key(key: bytes) -> Waiting:
     return Waiting(due_ms, *rest)
 
 
+def placed_key(topic: int, batch: Batch) -> bytes:
+    """The key of a batch that has `log_index`."""
+    return PLACED + _PLACED.pack(topic, batch.log_index, batch.first_id, batch.record_count)
+
+
+def read_placed_key(key: bytes) -> Placed:
+    return Placed._make(_PLACED.unpack_from(key, 1))
+
+
+def buried_from(level: bytes, offset: int) -> bytes:
+    """The key at which what was buried of the level with this prefix, at or behind the offset, starts."""
+    return BURIED + level[1:] + _OFFSET.pack(offset)
+
+
+def buried_key(level: bytes, offset: int, consumer: int) -> bytes:
+    return BURIED + level[1:] + _BURIED.pack(offset, consumer)
+
+
+def read_buried_offset(key: bytes) -> int:
+    """Offset of the message that was buried."""
+    return int.from_bytes(key[_LEVEL.size : _LEVEL.size + _OFFSET.size], "big")
+
+
 def level_prefix(topic: int, partition: int, level: int) -> bytes:
     """What the keys of all record batches of one level start with."""
     return _LEVEL.pack(BATCH, topic, partition, level)
@@ -228,8 +292,10 @@ def level_prefix(topic: int, partition: int, level: int) -> bytes:
 
 def batch_key(prefix: bytes, batch: Batch) -> bytes:
     """The key of a record batch of the level with this prefix."""
-    *always, expires_ms = batch
-    return prefix + _BATCH_TAIL.pack(*always) + (_OFFSET.pack(expires_ms) if expires_ms else b"")
+    key = prefix + _BATCH_TAIL.pack(*batch[:4])
+    if batch.expires_ms or batch.log_index:
+        key += _OFFSET.pack(batch.expires_ms)
+    return key + _BATCH_ID.pack(*batch[5:]) if batch.log_index else key
 
 
 def batches_from(prefix: bytes, base: int) -> bytes:
@@ -238,7 +304,10 @@ def batches_from(prefix: bytes, base: int) -> bytes:
 
 
 def read_batch_key(key: bytes) -> Batch:
-    batch = Batch._make((*_BATCH_TAIL.unpack_from(key, _LEVEL.size), 0))
+    batch = Batch(*_BATCH_TAIL.unpack_from(key, _LEVEL.size))
     if len(key) == _BATCH_KEY_BYTES:
         return batch
-    return batch._replace(expires_ms=_OFFSET.unpack_from(key, _BATCH_KEY_BYTES)[0])
+    batch = batch._replace(expires_ms=_OFFSET.unpack_from(key, _BATCH_KEY_BYTES)[0])
+    if len(key) == _BATCH_ID_FROM:
+        return batch
+    return Batch._make((*batch[:5], *_BATCH_ID.unpack_from(key, _BATCH_ID_FROM)))

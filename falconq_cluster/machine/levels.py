@@ -4,15 +4,17 @@ What lives here: levels and partitions, the places of consumers in them, and fin
 Rules: a level's messages are a sequence; what is trimmed is the beginning of it, what a consumer was given too, and
 both are counted from the first message that was ever appended. Everything here can be rebuilt from the store, except
 `tail`: a cache of the newest batches of a level, which holds at least those of the command that is being applied (the
-store does not have them yet).
+store does not have them yet). A batch may be split: what names it by its base offset finds the part that holds the
+offset.
 Must not know: commands, topics, who writes changes to the store.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import merge
 
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys
@@ -22,8 +24,6 @@ from falconq_cluster.storage.store import Reader
 
 TAIL_KEPT_COUNT = 32
 """Batches of a level that stay in memory; enough that a consumer which keeps up never scans the store."""
-_RECORDS_MAX = 1 << 64
-"""More than a batch holds."""
 
 
 @dataclass(slots=True)
@@ -37,8 +37,9 @@ class Cursor:
     head_offset: int = field(default=-1, compare=False)
     head_ms: int = field(default=0, compare=False)
     head_expires_ms: int = field(default=0, compare=False)
-    """A cache: while `head_offset` is the `batch_offset`, log times of the batch at or behind it: its append, and until
-    when it is given."""
+    head_splits: int = field(default=0, compare=False)
+    """A cache: while `head_offset` is the `batch_offset` and `head_splits` the level's `split_count`, log times of the
+    batch at or behind it: its append, and until when it is given."""
 
 
 @dataclass(slots=True)
@@ -65,6 +66,12 @@ class LevelState:
     """The store holds no batch of the level before this base offset. What is between it and `trimmed_base` is trimmed
     and not erased yet."""
     tail: list[Batch] = field(default_factory=list)
+    parts: list[Batch] = field(default_factory=list)
+    """Batches before `tail_from` that the present entry made out of others, in order: the store has them later."""
+    split_bases: set[int] = field(default_factory=set)
+    """Base offsets of those others, which the store still shows."""
+    split_count: int = field(default=0, compare=False)
+    """Splits of batches that this process has seen."""
 
     @property
     def retained_count(self) -> int:
@@ -100,9 +107,13 @@ class LevelState:
         """The level's batches with a base offset of at least `base`, in order."""
         if base < self.tail_from:
             stop = keys.batches_from(self.prefix, self.tail_from)
-            for key in reader.scan_keys(keys.batches_from(self.prefix, base), stop):
-                yield keys.read_batch_key(key)
+            found = map(keys.read_batch_key, reader.scan_keys(keys.batches_from(self.prefix, base), stop))
+            yield from self._with_parts(found, base) if self.parts else found
         yield from self.tail[bisect_left(self.tail, (base,)) :]
+
+    def _with_parts(self, found: Iterator[Batch], base: int) -> Iterator[Batch]:
+        whole = (batch for batch in found if batch.base not in self.split_bases)
+        return merge(whole, self.parts[bisect_left(self.parts, (base,)) :])
 
     def first_batch(self, reader: Reader, base: int) -> Batch:
         """The first batch with a base offset of at least `base`, which must exist. Raises: CorruptionError."""
@@ -110,19 +121,54 @@ class LevelState:
             return batch
         raise CorruptionError(f"level {self.prefix.hex()} holds no record batch at or behind offset {base}")
 
-    def batch_holding(self, reader: Reader, offset: int) -> Batch | None:
-        """The batch in which the offset lies, if it is retained; None where it is not the level's."""
-        place = bisect_right(self.tail, (offset, _RECORDS_MAX)) - 1
-        if place >= 0:
-            found: Batch | None = self.tail[place]
-        else:
-            start, stop = keys.batches_from(self.prefix, self.trimmed_base), keys.batches_from(self.prefix, offset + 1)
-            key = next(reader.scan_keys(start, stop, reverse=True), None)
-            found = None if key is None else keys.read_batch_key(key)
-        return found if found is not None and offset < found.base + found.record_count else None
+    def last_batch(self, reader: Reader, offset: int) -> Batch | None:
+        """The last batch that begins at or before the offset; None without one that is not erased."""
+        following = bisect_left(self.tail, (offset + 1,))
+        if following:
+            return self.tail[following - 1]
+        start, stop = self.erased_to, min(offset + 1, self.tail_from)
+        keys_before = reader.scan_keys(
+            keys.batches_from(self.prefix, start), keys.batches_from(self.prefix, stop), reverse=True
+        )
+        whole = (batch for batch in map(keys.read_batch_key, keys_before) if batch.base not in self.split_bases)
+        found = next(whole, None)
+        part = bisect_left(self.parts, (offset + 1,))
+        if part and (found is None or found.base < self.parts[part - 1].base):
+            return self.parts[part - 1]
+        return found
 
-    def trim_tail(self) -> None:
-        """Forget older batches once the store has them."""
+    def batch_holding(self, reader: Reader, offset: int) -> Batch | None:
+        """The batch in which the offset lies, if it is not erased; None where it is not the level's."""
+        found = self.last_batch(reader, offset)
+        return found if found is not None and offset < found.end else None
+
+    def batch_of(self, reader: Reader, batch_offset: int, offset: int) -> Batch:
+        """The batch that holds the offset, once in one that began at `batch_offset`: it may have been split since.
+
+        Raises: CorruptionError.
+        """
+        batch = self.first_batch(reader, batch_offset)
+        if batch.base <= offset < batch.end:
+            return batch
+        part = self.batch_holding(reader, offset)
+        if part is None:
+            raise CorruptionError(f"level {self.prefix.hex()} holds no record batch with offset {offset}")
+        return part
+
+    def split(self, batch: Batch, parts: Sequence[Batch]) -> None:
+        """Have the parts in the place of the batch that they were."""
+        self.split_count += 1
+        batches = self.tail if batch.base >= self.tail_from else self.parts
+        place = bisect_left(batches, (batch.base,))
+        is_known = batches[place : place + 1] == [batch]
+        batches[place : place + is_known] = parts
+        if not is_known:
+            self.split_bases.add(batch.base)
+
+    def settle(self) -> None:
+        """Forget what the store has by now, but for the newest batches."""
+        self.parts.clear()
+        self.split_bases.clear()
         if len(self.tail) > 2 * TAIL_KEPT_COUNT:
             del self.tail[:-TAIL_KEPT_COUNT]
             self.tail_from = self.tail[0].base

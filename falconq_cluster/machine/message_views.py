@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from heapq import nsmallest
 from typing import Literal
 
+from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Range
 from falconq_cluster.machine.delaying import find_waiting
+from falconq_cluster.machine.finding import find_placed
 from falconq_cluster.machine.holdings import Held, Phase
 from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.levels import LevelState, PartitionState
 from falconq_cluster.machine.reading import DeliveredMessage, read_messages
-from falconq_cluster.machine.records import BatchHeader, iter_records, read_batch_header
-from falconq_cluster.machine.rows import DelayedRow, decode_row
+from falconq_cluster.machine.records import iter_records, read_batch_header
+from falconq_cluster.machine.rows import DelayedRow, PlacedRow, decode_row
 from falconq_cluster.machine.settings import WEIGHTED
 from falconq_cluster.machine.state import ConsumerState, State, TopicState
 from falconq_cluster.storage.store import Reader
@@ -137,7 +139,7 @@ class MessageViews:
         shown = nsmallest(limit, names)
         before_count = header.before_count + place.offset - batch.base
         parts = [
-            _part(found, found.consumers[name], place, before_count, log_time_ms)
+            self._part(found, found.consumers[name], place, before_count, log_time_ms)
             for name in shown
             if name in found.consumers
         ]
@@ -146,12 +148,21 @@ class MessageViews:
     def _known(self, topic: TopicState, log_index: int, number: int) -> MessagePlace | None:
         """The place of a message whose id has a key of its own."""
         waiting = find_waiting(self._last_key, topic, log_index, number)
-        if waiting is None:
+        if waiting is not None:
+            row = decode_row(self._get(keys.delayed_key(waiting)), DelayedRow)
+            return MessagePlace(row.partition, row.level, -1)
+        key = find_placed(self._last_key, topic.number, log_index, number)
+        if key is None:
             return None
-        value = self._reader.get(keys.delayed_key(waiting))
-        assert value is not None
-        row = decode_row(value, DelayedRow)
-        return MessagePlace(row.partition, row.level, -1)
+        placed = decode_row(self._get(key), PlacedRow)
+        offset = placed.base + number - keys.read_placed_key(key).first_id
+        return MessagePlace(placed.partition, placed.level, offset)
+
+    def _get(self, key: bytes) -> bytes:
+        value = self._reader.get(key)
+        if value is None:
+            raise CorruptionError(f"there is nothing at key {key.hex()}")
+        return value
 
     def _last_key(self, start: bytes, stop: bytes) -> bytes | None:
         return next(iter(self._reader.scan_keys(start, stop, reverse=True)), None)
@@ -160,30 +171,33 @@ class MessageViews:
         """By bisection: of the batches that begin at or before the id, the last one."""
         level = partition.levels[number]
         low, high = level.erased_to, partition.next_offset
-        found: tuple[Batch, BatchHeader] | None = None
+        found: tuple[Batch, int] | None = None
         while low < high:
             middle = (low + high) >> 1
             key = self._last_key(keys.batches_from(level.prefix, low), keys.batches_from(level.prefix, middle + 1))
             if key is None:
                 low = middle + 1
                 continue
-            batch, header = keys.read_batch_key(key), self._header(key)
-            if (header.log_index, header.first_id) <= (log_index, message):
-                found, low = (batch, header), batch.base + batch.record_count
+            batch = keys.read_batch_key(key)
+            index, first_id = self._entered(key, batch)
+            if (index, first_id) <= (log_index, message):
+                low = batch.end
+                found = (batch, first_id) if index == log_index else None
             else:
                 high = batch.base
-        if found is None:
+        if found is None or found[0].log_index or found[0].is_cancelled:
             return None
-        batch, header = found
-        place = message - header.first_id
-        if header.log_index != log_index or place >= batch.record_count or level.is_trimmed(batch.base + place):
+        place = message - found[1]
+        if place >= found[0].record_count or level.is_trimmed(found[0].base + place):
             return None
-        return MessagePlace(partition.number, number, batch.base + place)
+        return MessagePlace(partition.number, number, found[0].base + place)
 
-    def _header(self, key: bytes) -> BatchHeader:
-        value = self._reader.get(key)
-        assert value is not None
-        return read_batch_header(value)
+    def _entered(self, key: bytes, batch: Batch) -> tuple[int, int]:
+        """The ids with which the batch entered its level, or would have."""
+        if batch.log_index:
+            return batch.entered_index, batch.entered_id
+        header = read_batch_header(self._get(key))
+        return header.log_index, header.first_id
 
     def _batch_at(self, topic: TopicState, place: MessagePlace) -> tuple[Batch, bytes] | None:
         level = _level(topic, place)
@@ -195,17 +209,28 @@ class MessageViews:
         batch = None if key is None else keys.read_batch_key(key)
         if key is None or batch is None or place.offset >= batch.base + batch.record_count:
             return None
-        value = self._reader.get(key)
-        assert value is not None
-        return batch, value
+        return batch, self._get(key)
+
+    def _part(
+        self, topic: TopicState, consumer: ConsumerState, place: MessagePlace, before_count: int, now_ms: int
+    ) -> ConsumersPart:
+        held = consumer.holdings.get(place.partition, place.offset)
+        if held is not None:
+            return _held_part(topic, consumer, held, now_ms)
+        partition = topic.partitions[place.partition]
+        cursor = consumer.cursors_of(partition)[place.level]
+        if cursor.next_offset > place.offset:
+            grave = keys.buried_key(partition.levels[place.level].prefix, place.offset, consumer.number)
+            is_buried = self._reader.get(grave) is not None
+            return ConsumersPart(consumer.name, "dead" if is_buried else "acked", None, None, 0)
+        ahead = _urgent_count(topic, consumer, place.level) + consumer.holdings.ready_count(place.level)
+        return ConsumersPart(consumer.name, "ready", ahead + before_count - cursor.delivered_count, 0, 0)
 
     def _delayed(self, topic: TopicState, log_index: int, number: int) -> MessageView | None:
         waiting = find_waiting(self._last_key, topic, log_index, number)
         if waiting is None:
             return None
-        value = self._reader.get(keys.delayed_key(waiting))
-        assert value is not None
-        row = decode_row(value, DelayedRow)
+        row = decode_row(self._get(keys.delayed_key(waiting)), DelayedRow)
         for place, record in enumerate(iter_records(row.records), start=waiting.first_id):
             if place == number:
                 shown = DeliveredMessage(
@@ -228,19 +253,6 @@ def _level(topic: TopicState, place: MessagePlace) -> LevelState | None:
         return None
     levels = topic.partitions[place.partition].levels
     return levels[place.level] if 0 <= place.level < len(levels) else None
-
-
-def _part(
-    topic: TopicState, consumer: ConsumerState, place: MessagePlace, before_count: int, now_ms: int
-) -> ConsumersPart:
-    held = consumer.holdings.get(place.partition, place.offset)
-    if held is not None:
-        return _held_part(topic, consumer, held, now_ms)
-    cursor = consumer.cursors_of(topic.partitions[place.partition])[place.level]
-    if cursor.next_offset > place.offset:
-        return ConsumersPart(consumer.name, "acked", None, None, 0)
-    ahead = _urgent_count(topic, consumer, place.level) + consumer.holdings.ready_count(place.level)
-    return ConsumersPart(consumer.name, "ready", ahead + before_count - cursor.delivered_count, 0, 0)
 
 
 def _held_part(topic: TopicState, consumer: ConsumerState, held: Held, now_ms: int) -> ConsumersPart:

@@ -51,19 +51,19 @@ class Mover:
         """By key of a batch: log index, first id, records."""
         self._piles: dict[tuple[int, int, int], _Pile] = {}
 
-    def has_room_for(self, level: LevelState, batch_offset: int, *, is_first_free: bool) -> bool:
+    def has_room_for(self, level: LevelState, batch_offset: int, offset: int, *, is_first_free: bool) -> bool:
         """Whether one more message of the batch may be moved; with `is_first_free`, one may in any case."""
         turn = self._turn
         if is_first_free and turn.move_count_left == turn.limits.move_count_max:
             return True
-        batch = level.first_batch(turn.reader, batch_offset)
+        batch = level.batch_of(turn.reader, batch_offset, offset)
         is_read = keys.batch_key(level.prefix, batch) in self._read
         cost = -(-batch.size // batch.record_count) + (0 if is_read else batch.size)
         return turn.move_count_left > 0 and cost <= turn.move_bytes_left
 
     def read(self, level: LevelState, batch_offset: int, offset: int) -> Stored:
         """The record at the offset. Raises: CorruptionError when it is not there."""
-        batch = level.first_batch(self._turn.reader, batch_offset)
+        batch = level.batch_of(self._turn.reader, batch_offset, offset)
         key = keys.batch_key(level.prefix, batch)
         if key not in self._read:
             value = self._turn.stored(key)

@@ -19,7 +19,6 @@ from falconq_cluster.machine.records import read_batch_header
 from falconq_cluster.machine.state import ConsumerState, TopicState
 from falconq_cluster.machine.subscriptions import Start, StartKind
 from falconq_cluster.machine.turn import Turn
-from falconq_cluster.storage.store import Reader
 
 
 def place(turn: Turn, topic: TopicState, consumer: ConsumerState, start: Start, offsets: Sequence[int]) -> None:
@@ -35,22 +34,22 @@ def place(turn: Turn, topic: TopicState, consumer: ConsumerState, start: Start, 
             case StartKind.TIME:
                 # A partition that whoever looked did not know yet was empty then.
                 offset = offsets[partition.number] if partition.number < len(offsets) else 0
-        cursors = _cursors_at(turn.reader, partition, max(offset, 0))
+        cursors = _cursors_at(turn, partition, max(offset, 0))
         if any(cursor != Cursor() for cursor in cursors):
             consumer.cursors[partition.number] = cursors
             turn.cursors_changed(topic, consumer, partition.number)
 
 
-def _cursors_at(reader: Reader, partition: PartitionState, offset: int) -> list[Cursor]:
+def _cursors_at(turn: Turn, partition: PartitionState, offset: int) -> list[Cursor]:
     """The cursors before the first messages at or behind the offset that are retained; no further than the end."""
     offset = min(offset, partition.next_offset)
     if offset == partition.next_offset:
         return [Cursor(offset, offset, level.appended_count) for level in partition.levels]
-    return [_cursor_at(reader, level, offset) for level in partition.levels]
+    return [_cursor_at(turn, level, offset) for level in partition.levels]
 
 
-def _cursor_at(reader: Reader, level: LevelState, offset: int) -> Cursor:
-    found = _batch_at(reader, level, offset) if offset > level.trimmed_to else None
+def _cursor_at(turn: Turn, level: LevelState, offset: int) -> Cursor:
+    found = _batch_at(turn, level, offset) if offset > level.trimmed_to else None
     if found is None or found[1] + found[0].record_count <= level.trimmed_count:
         # Nothing that is retained is before it; and what was trimmed is not lost to who begins now.
         return level.start()
@@ -60,15 +59,13 @@ def _cursor_at(reader: Reader, level: LevelState, offset: int) -> Cursor:
     return Cursor(batch.base, offset, before_count + offset - batch.base)
 
 
-def _batch_at(reader: Reader, level: LevelState, offset: int) -> tuple[Batch, int] | None:
+def _batch_at(turn: Turn, level: LevelState, offset: int) -> tuple[Batch, int] | None:
     """The last batch that begins at or before the offset, and how many messages of the level are before it."""
     following = bisect_left(level.tail, (offset + 1,))
     if following:
         behind_count = sum(batch.record_count for batch in level.tail[following - 1 :])
         return level.tail[following - 1], level.appended_count - behind_count
-    stop = keys.batches_from(level.prefix, min(offset + 1, level.tail_from))
-    for key in reader.scan_keys(keys.batches_from(level.prefix, level.erased_to), stop, reverse=True):
-        value = reader.get(key)
-        assert value is not None
-        return keys.read_batch_key(key), read_batch_header(value).before_count
-    return None
+    batch = level.last_batch(turn.reader, offset)
+    if batch is None:
+        return None
+    return batch, read_batch_header(turn.stored(keys.batch_key(level.prefix, batch))).before_count

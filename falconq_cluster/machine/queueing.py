@@ -132,7 +132,8 @@ class Queue:
             count = batch.base + batch.record_count - offset
             self._pass(batch, offset, count)
             self._turn.cursors_changed(self._topic, self._consumer, self.partition.number)
-            self._turn.events.append(Expired(self._topic.name, count))
+            if not batch.is_cancelled:
+                self._turn.events.append(Expired(self._topic.name, count))
         return None
 
     @property
@@ -142,12 +143,13 @@ class Queue:
         if not self.left_count:
             return None
         # What is kept is passed over when it expires, as what is looked up is: a restarted node has kept nothing.
-        if cursor.head_offset != cursor.batch_offset or 0 < cursor.head_expires_ms <= self._turn.log_time_ms:
+        is_kept = cursor.head_offset == cursor.batch_offset and cursor.head_splits == self._level.split_count
+        if not is_kept or 0 < cursor.head_expires_ms <= self._turn.log_time_ms:
             batch = self.first_batch
             if batch is None:
                 return None
             cursor.head_offset, cursor.head_ms = cursor.batch_offset, batch.stamp_ms
-            cursor.head_expires_ms = batch.expires_ms
+            cursor.head_expires_ms, cursor.head_splits = batch.expires_ms, self._level.split_count
         return cursor.head_ms
 
     @property
@@ -208,7 +210,9 @@ class Queue:
 
     def _next_batch(self) -> Batch:
         for batch in self._batches:
-            return batch
+            # In the midst of a batch that was split since, the cursor names it as it was.
+            if batch.end > self._cursor.next_offset:
+                return batch
         level, cursor = self._level, self._cursor
         message = f"level {level.prefix.hex()} holds {cursor.delivered_count} messages, not {level.appended_count}"
         raise CorruptionError(message)

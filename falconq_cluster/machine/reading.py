@@ -1,7 +1,8 @@
 """Reading: stored messages as they are shown and handed out.
 
 What lives here: messages out of record batches, and of ranges of a level.
-Rules: a message's id, place and time come from its batch. Ranges that are in the order of a level cost one scan.
+Rules: a message's id, place and time come from its batch. A cancelled message is not shown. Ranges that are in the
+order of a level cost one scan.
 Must not know: who reads, HTTP, how a level or a time is shown.
 """
 
@@ -20,8 +21,8 @@ from falconq_cluster.machine.records import batch_records, read_batch_header
 from falconq_cluster.storage.store import Reader
 
 _NO_OFFSET = (1 << 64) - 1
-_NO_BATCH = (keys.batch_key(keys.level_prefix(0, 0, 0), Batch(_NO_OFFSET, 0, 0, 0)), b"")
-"""Stands behind all batches."""
+_BEFORE_ALL, _NO_BATCH = Batch(0, 0, 0, 0), Batch(_NO_OFFSET, 1, 0, 0)
+"""Stand before and behind all batches."""
 
 
 class DeliveredMessage(msgspec.Struct, frozen=True, gc=False):
@@ -46,35 +47,39 @@ class Reading:
         self._reader = reader
         self._prefix = prefix
         self._batches: Iterator[tuple[bytes, bytes]] = iter(())
-        self._base = _NO_OFFSET
-        """Of the batch that is being read."""
+        self._batch = _NO_BATCH
+        """The one that is being read."""
         self._value = b""
         self._messages: Iterator[DeliveredMessage] = iter(())
-        self._next = 0
+        self._next = -1
         """Offset of what `_messages` gives next."""
 
     def read(self, wanted: Range) -> list[DeliveredMessage]:
         """Raises: CorruptionError when one is not there, RecordError."""
-        if wanted.batch_offset != self._base:
-            self._seek(wanted.batch_offset)
-            self._next = -1
-        if wanted.offset != self._next:
-            rest = Range(wanted.partition, wanted.level, self._base, wanted.offset, _NO_OFFSET)
-            self._messages = read_messages(self._value, rest)
-        found = list(islice(self._messages, wanted.count)) if self._base == wanted.batch_offset else []
-        if len(found) != wanted.count:
-            raise CorruptionError(f"{len(found)} of {wanted} are in the store, in level {self._prefix.hex()}")
-        self._next = wanted.offset + wanted.count
+        found: list[DeliveredMessage] = []
+        offset, end = wanted.offset, wanted.offset + wanted.count
+        while offset < end:
+            # What the range names as one batch may have been split since.
+            self._seek(wanted.batch_offset, offset)
+            if offset != self._next:
+                rest = Range(wanted.partition, wanted.level, self._batch.base, offset, _NO_OFFSET)
+                self._messages = read_messages(self._value, rest)
+            taken = list(islice(self._messages, end - offset)) if self._batch.base <= offset else []
+            if not taken:
+                raise CorruptionError(f"offset {offset} of {wanted} is not in the store, in level {self._prefix.hex()}")
+            found += taken
+            offset = self._next = offset + len(taken)
         return found
 
-    def _seek(self, base: int) -> None:
-        """Stand at the batch of this base offset, or behind where it would be."""
-        if base < self._base:
-            self._base = -1
+    def _seek(self, base: int, offset: int) -> None:
+        """Stand at the batch that ends behind the offset, or behind all, looking from this base offset on."""
+        if offset < self._batch.base:
             self._batches = self._reader.scan(keys.batches_from(self._prefix, base), keys.prefix_end(self._prefix))
-        while self._base < base:
-            key, self._value = next(self._batches, _NO_BATCH)
-            self._base = keys.read_batch_key(key).base
+            self._batch = _BEFORE_ALL
+        while self._batch.end <= offset:
+            key, self._value = next(self._batches, (b"", b""))
+            self._batch = keys.read_batch_key(key) if key else _NO_BATCH
+            self._next = -1
 
 
 def read_messages(value: bytes, wanted: Range) -> Iterator[DeliveredMessage]:

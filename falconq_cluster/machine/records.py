@@ -12,7 +12,7 @@ Must not know: offsets, topics, what JSON says.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -81,12 +81,22 @@ def batch_records(value: bytes, *, skip: int = 0) -> Iterator[Record]:
     return _records(value, _BATCH.size, skip)
 
 
-def cut_records(records: bytes, place: int) -> tuple[bytes, bytes, bytes]:
-    """Packed records as (those before the one at the place, it, those behind). Raises: RecordError without one."""
-    start, end = 0, _record_end(records, 0)
-    for _ in range(place):
-        start, end = end, _record_end(records, end)
-    return records[:start], records[start:end], records[end:]
+def cut_records(records: bytes, places: Sequence[int]) -> list[bytes]:
+    """Packed records as one piece more than there are places, cut before the record of each. Raises: RecordError."""
+    pieces: list[bytes] = []
+    start = position = number = 0
+    for place in places:
+        while number < place:
+            position = _record_end(records, position)
+            number += 1
+        pieces.append(records[start:position])
+        start = position
+    return [*pieces, records[start:]]
+
+
+def read_batch(value: bytes) -> tuple[BatchHeader, bytes]:
+    """A stored batch as its header and its packed records. Raises: RecordError."""
+    return read_batch_header(value), value[_BATCH.size :]
 
 
 def record_keys(value: bytes) -> list[bytes | None]:

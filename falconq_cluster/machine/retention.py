@@ -33,8 +33,8 @@ from falconq_cluster.machine.settings import DROP_LOWEST, DROP_OLDEST, REJECT, R
 from falconq_cluster.machine.state import ConsumerState, TopicState
 from falconq_cluster.machine.turn import Turn, index_of
 
-_KEYS_LEAST = 2
-"""A batch and its partition's row, or a lease and its cursors' row."""
+_KEYS_LEAST = 3
+"""A batch with the place of its ids and its partition's row, or more than a lease and its cursors' row."""
 
 _LEVELS_MAX = 10_000
 """Levels of all topics that one command looks at, beyond those of the last topic."""
@@ -205,19 +205,30 @@ def _erase(turn: Turn, topic: TopicState, survey: Survey, work: _Work) -> None:
         if level.erased_to < base:
             work.keys_left -= 1  # for the partition's row
             turn.partition_changed(topic, partition)
-            _erase_level(turn, level, base, work)
+            _erase_level(turn, topic, level, base, work)
 
 
-def _erase_level(turn: Turn, level: LevelState, limit: int, work: _Work) -> None:
+def _erase_level(turn: Turn, topic: TopicState, level: LevelState, limit: int, work: _Work) -> None:
     start, stop = keys.batches_from(level.prefix, level.erased_to), keys.batches_from(level.prefix, limit)
+    buried = turn.reader.scan_keys(
+        keys.buried_from(level.prefix, level.erased_to), keys.buried_from(level.prefix, limit)
+    )
+    grave = next(buried, None)
     level.erased_to = limit
     for key in turn.reader.scan_keys(start, stop):
         batch = keys.read_batch_key(key)
-        if work.keys_left < 1 or work.bytes_left <= 0:
+        while grave is not None and work.keys_left > 0 and keys.read_buried_offset(grave) < batch.end:
+            turn.delete(grave)
+            work.keys_left -= 1
+            grave = next(buried, None)
+        is_placed = batch.log_index > 0 and not batch.is_cancelled
+        if work.keys_left < 1 + is_placed or work.bytes_left <= 0:
             level.erased_to, stop = batch.base, keys.batches_from(level.prefix, batch.base)
             break
         turn.delete(key)
-        work.keys_left -= 1
+        if is_placed:
+            turn.delete(keys.placed_key(topic.number, batch))
+        work.keys_left -= 1 + is_placed
         work.bytes_left -= batch.size
         work.erased_bytes += batch.size
     work.ranges.append((start, stop))
@@ -311,7 +322,7 @@ class _Trimming:
         batch = self._batch(place, level)
         before = max(level.trimmed_to - batch.base, 0)
         count = min(count, batch.record_count - before)
-        size = _bytes_of(batch, before, count)
+        size = batch.size_of(before, before + count)
         level.trimmed_count += count
         level.trimmed_bytes += size
         level.trimmed_base, level.trimmed_to = batch.base, batch.base + before + count
@@ -327,8 +338,3 @@ class _Trimming:
         self._work.trimmed_bytes += size
         self._work.batches_left -= 1
         self._turn.partition_changed(self._topic, self._topic.partitions[place[0]])
-
-
-def _bytes_of(batch: Batch, before: int, count: int) -> int:
-    """Bytes of `count` messages behind the first `before`: all parts of a batch together have its size."""
-    return batch.size * (before + count) // batch.record_count - batch.size * before // batch.record_count

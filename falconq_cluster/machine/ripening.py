@@ -19,8 +19,8 @@ from falconq_cluster.machine.rows import DelayedRow, decode_row
 from falconq_cluster.machine.state import TopicState
 from falconq_cluster.machine.turn import Turn
 
-_KEYS_EACH = 4
-"""The batch, its partition, and the two of what was waiting."""
+_KEYS_EACH = 5
+"""The batch, the place of its ids, its partition, and the two of what was waiting."""
 
 
 def ripen(turn: Turn) -> None:

@@ -231,6 +231,14 @@ class DelayedRow(Row, frozen=True):
     ttl_ms: int = 0
 
 
+class PlacedRow(Row, frozen=True):
+    """Where the record batch is whose ids are in the key."""
+
+    partition: int
+    level: int
+    base: int
+
+
 RowT = TypeVar("RowT", bound=Row)
 
 

@@ -96,13 +96,18 @@ class Turn:
         self.changes.append((key, rows.encode_row(row)))
 
     def stored(self, key: bytes) -> bytes:
-        """What stands at the key, also when the present entry put it there. Raises: CorruptionError."""
+        """What stands at a key that is written once, by the present entry or before. Raises: CorruptionError."""
         value = self.reader.get(key)
         if value is None:
             value = next((value for changed, value in reversed(self.changes) if changed == key), None)
         if value is None:
             raise CorruptionError(f"there is nothing at key {key.hex()}")
         return value
+
+    def latest(self, key: bytes) -> bytes:
+        """The same of a key whose value may be replaced by the present entry. Raises: CorruptionError."""
+        value = next((value for changed, value in reversed(self.changes) if changed == key), None)
+        return self.stored(key) if value is None else value
 
     def last_key(self, start: bytes, stop: bytes) -> bytes | None:
         """The last key with start <= key < stop, as the present entry leaves the store so far."""
@@ -138,7 +143,7 @@ class Turn:
         for (topic, number), partition in self._partitions.items():
             self.put(keys.partition_key(topic, number), partition.row())
             for level in partition.levels:
-                level.trim_tail()
+                level.settle()
         for (topic, number, place), consumer in self._cursors.items():
             self.put(keys.cursor_key(topic, number, place), cursor_row(consumer.cursors[place]))
 

@@ -111,6 +111,17 @@ def test_several_messages_that_wait_together_are_changed_by_one_command():
     assert ripen(node, 100) == [("a", 0, f"{index}.0"), ("c", 0, f"{index}.2")]
 
 
+def test_one_message_is_changed_twice_by_one_command():
+    node = Node()
+    (name,) = waits(node, "a")
+    index = node.machine.applied_index
+    now_ms = node.now_ms
+    level, later = ChangeMessage(0, "t", index, 0, level=1), ChangeMessage(0, "t", index, 0, due_ms=now_ms + 7)
+    assert node.command(level, later).results[1] == MessageChanged("t", 0, 1, -1, now_ms + 7)
+    node.command(ChangeMessage(0, "t", index, 0, level=0), level)
+    assert ripen(node, 7) == [("a", 1, name)]
+
+
 def test_a_message_that_the_same_command_delayed_can_be_changed():
     node = Node()
     index = node.machine.applied_index + 1

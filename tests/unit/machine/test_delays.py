@@ -78,14 +78,14 @@ def test_what_is_due_enters_in_the_order_of_due_times_and_then_of_ids_also_after
 
 
 def test_one_ripen_moves_a_bounded_number_and_says_when_the_next_is_due():
-    node = Node(MachineLimits(ripen_keys_max=12, ripen_bytes_max=1000))
+    node = Node(MachineLimits(ripen_keys_max=15, ripen_bytes_max=1000))
     node.command(*(delayed(part(f"{n}", delay_ms=n + 1)) for n in range(7)))
     node.command(delayed(part("x" * 2000, delay_ms=500), part("y", delay_ms=501)))
     start_ms = node.now_ms
     node.now_ms += 1000
     for count, next_ms in ((3, 4), (6, 7), (8, 501), (9, None)):
         changes = node.command(Ripen()).changes
-        assert len(changes) <= 12 + 1
+        assert len(changes) <= 15 + 1
         assert len(stored(node)) == count
         assert node.machine.state.delays.next_ms == (None if next_ms is None else start_ms + next_ms)
 

@@ -211,6 +211,22 @@ KEYS = [
         "20000000000000010200000003010000000000000007000000020000012c00000000000003e8",
     ),
     (
+        keys.batch_key(keys.level_prefix(258, 3, 1), keys.Batch(7, 2, 300, 1000, 2000)),
+        "20000000000000010200000003010000000000000007000000020000012c00000000000003e800000000000007d0",
+    ),
+    (
+        keys.batch_key(keys.level_prefix(258, 3, 1), keys.Batch(7, 2, 300, 1000, 0, 5, 6, 8, 9)),
+        "20000000000000010200000003010000000000000007000000020000012c00000000000003e80000000000000000000000000000000500000006000000000000000800000009",
+    ),
+    (
+        keys.placed_key(258, keys.Batch(7, 2, 300, 1000, 0, 5, 6, 8, 9)),
+        "42000000000000010200000000000000050000000600000002",
+    ),
+    (
+        keys.buried_key(keys.level_prefix(258, 3, 1), 7, 772),
+        "430000000000000102000000030100000000000000070000000000000304",
+    ),
+    (
         keys.due_key(keys.Waiting(5, 258, 772, 1, 2)),
         "400000000000000005000000000000010200000000000003040000000100000002",
     ),
@@ -227,6 +243,12 @@ KEYS = [
 @pytest.mark.parametrize(("key", "golden"), KEYS)
 def test_key_has_its_golden_bytes(key: bytes, golden: str):
     assert key.hex() == golden
+
+
+@pytest.mark.parametrize("more", [(), (2000,), (keys.CANCELLED_MS,), (0, 5, 6, 8, 9), (2000, 5, 0, 8, 0)])
+def test_a_batch_is_read_back_from_its_key_whatever_there_is_of_it(more: tuple[int, ...]):
+    batch = keys.Batch(7, 2, 300, 1000, *more)
+    assert keys.read_batch_key(keys.batch_key(keys.level_prefix(258, 3, 1), batch)) == batch
 
 
 def test_key_order_is_delivery_order_within_a_level():
@@ -264,6 +286,7 @@ ROWS = [
         "019d09cd03e80307c401aa0102040100c40000cd07d0",
     ),
     (rows.DelayedRow(1, 2, b"\xaa"), "01940102c401aa00"),
+    (rows.PlacedRow(1, 2, 300), "01930102cd012c"),
     (rows.AttemptRow("a", 1000, [Range(0, 1, 4, 6, 2)], [(0, 6)]), "0194a161cd03e89195000104060291920006"),
 ]
 

@@ -40,6 +40,7 @@ from falconq_cluster.machine.subscriptions import (
     StreamKind,
 )
 from falconq_cluster.machine.surveying import trim_now
+from tests.unit.machine.amends import cancelling, changing
 from tests.unit.machine.helpers import Node, append, pull
 
 LIMITS = MachineLimits(ripen_keys_max=8, trim_keys_max=10, trim_batches_max=5, move_count_max=3)
@@ -70,6 +71,7 @@ def history(seed: int, length: int) -> Node:
                     [_leased(random, topic, consumer)],
                     [trim_now(node.machine, [topic], node.now_ms)],
                     [Purge(0, topic)] if random.random() < 0.3 else [trim_now(node.machine, "tuv", node.now_ms)],
+                    [_amended(random, node, topic) for _ in range(random.randrange(1, 4))],
                     [DeleteTopic(0, topic, 0), Trim()] if random.random() < 0.3 else [Trim()],
                 ]
             )
@@ -116,6 +118,16 @@ def _leased(random: Random, topic: str, consumer: str) -> AnyOperation:
         return Redrive(0, topic, random.randrange(3)) if random.random() < 0.3 else due
     kinds = [random.choice(list(SettleKind)) for _ in range(5)]
     return Settle(0, topic, consumer, [SettleItem(kind, 0, random.randrange(30), bytes(16), 100) for kind in kinds])
+
+
+def _amended(random: Random, node: Node, topic: str) -> AnyOperation:
+    index = node.machine.applied_index - random.randrange(-1, 12)
+    kept = node.views.peek(topic, partition=None, offset=0, count=50)
+    message_id = random.choice([message.id for message in kept] or [f"{index}.{random.randrange(4)}"])
+    if random.random() < 0.4:
+        return cancelling(node, message_id, topic=topic)
+    level, delay_ms = random.randrange(-1, 2), random.choice([-1, 0, 9_000])
+    return changing(node, message_id, topic=topic, level=level, delay_ms=delay_ms)
 
 
 def _set_topic(random: Random, topic: str) -> SetTopic:

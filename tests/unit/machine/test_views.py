@@ -86,9 +86,9 @@ def test_messages_come_with_their_place_key_headers_and_time():
 
 
 def test_reading_a_range_that_is_not_stored_is_corruption(node: Node):
-    with pytest.raises(CorruptionError, match=r"0 of Range.* are in the store"):
+    with pytest.raises(CorruptionError, match=r"offset 1 of Range.* is not in the store"):
         node.views.read_ranges("t", [Range(0, 0, 1, 1, 1)])
-    with pytest.raises(CorruptionError, match=r"1 of Range.* are in the store"):
+    with pytest.raises(CorruptionError, match=r"offset 2 of Range.* is not in the store"):
         node.views.read_ranges("t", [Range(0, 0, 0, 1, 2)])
 
 
