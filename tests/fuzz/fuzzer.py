@@ -11,6 +11,7 @@ Must not know: what a route means.
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -26,7 +27,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode
 from schemathesis.core.failures import FailureGroup
-from schemathesis.core.result import Ok
+from schemathesis.core.result import Ok as Made
 from schemathesis.specs.openapi.checks import negative_data_rejection
 
 from tests.fuzz.pools import CONSUMERS, MADE_TOPICS, Pools
@@ -42,8 +43,6 @@ NODES_OWN = frozenset(("getCluster", "getLiveness", "getReadiness", "getQuorumCr
 JUDGED_ONE_BY_ONE = frozenset(("createMessages",))
 """A part that breaks the schema is refused by itself, and the request is not."""
 EFFECTS_BY_GET = frozenset(("consume",))
-NAMES_ITS_NODE = frozenset(("getBackup",))
-"""The same of another node has other bytes."""
 Request = Case[Any]
 MESSAGES: list[dict[str, Any]] = [
     {"message": number, "priority": priority} for number in range(3) for priority in ("low", "high")
@@ -54,6 +53,11 @@ AGES = frozenset(("oldestAgeMs",))
 AGES_OF_MESSAGES = frozenset(("state", "ahead", "dueAt", "leaseExpiresAt"))
 """The same of one message, whose lease may end at any moment."""
 WHOLE_MAX = 2**53
+OK = 200
+OF_DELIVERIES = frozenset(("lease", "deliveryCount"))
+"""What changes from one delivery of a message to the next."""
+BACKUP, FRAME_BYTES = b"falconq backup 1\n", 8
+"""How a backup begins, and what stands before each of its frames."""
 SAME_VIEW = ("falconq-index", "falconq-leader")
 
 
@@ -111,9 +115,13 @@ class Fuzzer:
         ):
             if count == 0:
                 continue
+            operations: list[Any] = []
             for result in schemathesis.openapi.from_dict(document).get_all_operations():
-                assert isinstance(result, Ok), result
-                operation = result.ok()
+                assert isinstance(result, Made), result
+                operations.append(result.ok())
+            # In another order each time: a kill meets other routes, and each finds what others left.
+            random.Random(f"{self._seed} {self._round} {mode}").shuffle(operations)
+            for operation in operations:
                 if operation.method == "head":
                     continue  # Made from each GET.
                 if mode == GenerationMode.POSITIVE and "{topic}" in operation.path:
@@ -168,6 +176,8 @@ class Fuzzer:
             return
         self.findings.statuses[operation, response.status_code] += 1
         self._judge(case, operation, response)
+        if _is_stream(case) and response.status_code == OK:
+            self._compare_streams(case, response, place)
         if case.method != "GET" or operation in EFFECTS_BY_GET or _is_stream(case):
             return
         if case.meta is None or case.meta.generation.mode != GenerationMode.POSITIVE:
@@ -175,7 +185,7 @@ class Fuzzer:
         head = self._send(case, self._urls[place], method="HEAD")
         if head is not None and head.content:
             self.findings.note(f"HEAD {case.path}: it has a body", case.as_curl_command())
-        if operation not in NODES_OWN | NAMES_ITS_NODE and response.status_code not in TROUBLE:
+        if operation not in NODES_OWN and response.status_code not in TROUBLE:
             least = {"FalconQ-Min-Index": response.headers["falconq-index"][0]}
             for step in range(1, len(self._urls)):
                 other = self._send(case, self._urls[(place + step) % len(self._urls)], headers=least)
@@ -233,6 +243,30 @@ class Fuzzer:
                 f"{case.as_curl_command()[:SHOWN_CHARS_MAX]} -> {' / '.join(shown)}",
             )
 
+    def _compare_streams(self, case: Request, one: Any, place: int) -> None:
+        """What one node's stream gave comes again through the next one, as it was."""
+        other = self._send(case, self._urls[(place + 1) % len(self._urls)])
+        if other is None or other.status_code != OK:
+            return
+        before, after = messages_of(one.content), messages_of(other.content)
+        both = before.keys() & after.keys()
+        self.findings.compared_count += len(both)
+        for message in sorted(both):
+            if before[message] != after[message]:
+                shown = f"{case.as_curl_command()[:SHOWN_CHARS_MAX]} -> {before[message]} / {after[message]}"
+                self.findings.note(f"{case.method} {case.path}: two nodes' streams differ in a message", shown)
+
+
+def messages_of(stream: bytes) -> dict[str, dict[str, Any]]:
+    """Id of each message that an event stream gave -> the message, without what is of the delivery."""
+    found = {}
+    for event in stream.decode(errors="replace").split("\n\n")[:-1]:  # The last one may be cut.
+        lines = event.splitlines()
+        if "event: message" in lines:
+            delivery = json.loads("\n".join(line.removeprefix("data: ") for line in lines if line.startswith("data: ")))
+            found[delivery["id"]] = {name: part for name, part in delivery.items() if name not in OF_DELIVERIES}
+    return found
+
 
 def _accepted_wrongly(case: Request, response: Any) -> Iterator[Exception]:
     """What breaks the schema in a request that was not refused."""
@@ -280,10 +314,22 @@ def _lasting(response: Any) -> Any:
             return {name: lasting(part) for name, part in value.items() if name not in ages}
         return [lasting(part) for part in value] if isinstance(value, list) else value
 
+    if response.content.startswith(BACKUP):
+        return held_by(response.content)
     try:
         return lasting(json.loads(response.content))
     except ValueError:
         return response.content
+
+
+def held_by(backup: bytes) -> list[bytes]:
+    """Its frames, each with its length in front, but for the first one, which names the node, and the last, a sum."""
+    frames, place = [], len(BACKUP)
+    while place < len(backup):
+        end = place + FRAME_BYTES + int.from_bytes(backup[place : place + 4], "little")
+        frames.append(backup[place:end])
+        place = end
+    return frames[1:-1]
 
 
 def _json(response: Any) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """A fuzzer over three nodes, of which the leader is killed.
 
-What lives here: one pass: all nodes, then without the leader that was, then all again.
-Rules: the leader gets kill -9 while requests go on. In the end all stores are equal byte for byte.
+What lives here: one pass: all nodes, then one leader killed after the other, then all again.
+Rules: a leader gets kill -9 while requests go on. In the end all stores are equal byte for byte.
 Must not know: how requests are made.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import tempfile
 import time
 from pathlib import Path
@@ -19,8 +20,8 @@ from tests.fuzz.fuzzer import Findings, Fuzzer
 REQUEST_TIMEOUT_MS = 2000
 """What waits for a new leader is given up soon."""
 LONG_POLL_MS = 1000
-KILL_AFTER_SECONDS = 1.0
-"""Into the second round."""
+KILL_AFTER_SECONDS, DOWN_SECONDS = (0.5, 6.0), 2.0
+"""Into the second round, and again and again until it ends: every route is asked while a leader dies."""
 
 
 async def run_pass(*, seed: int, valid: int, invalid: int, seconds: float | None = None) -> tuple[Findings, int]:
@@ -40,9 +41,9 @@ async def run_pass(*, seed: int, valid: int, invalid: int, seconds: float | None
                 await cluster.wait_ready()
                 document = (await http.get(cluster["n1"], "/v1/openapi.json")).body
                 fuzzer = Fuzzer(document, [node.url for node in cluster.nodes.values()], seed=seed)
+                chance = random.Random(seed)
                 while kill_count == 0 or (ends is not None and time.monotonic() < ends):
-                    await _three_rounds(cluster, fuzzer, valid=valid, invalid=invalid)
-                    kill_count += 1
+                    kill_count += await _three_rounds(cluster, fuzzer, chance, valid=valid, invalid=invalid)
                 fuzzer.close()
                 await cluster.converge()
                 await cluster.compare_stores()
@@ -51,16 +52,32 @@ async def run_pass(*, seed: int, valid: int, invalid: int, seconds: float | None
     return fuzzer.findings, kill_count
 
 
-async def _three_rounds(cluster: Cluster, fuzzer: Fuzzer, *, valid: int, invalid: int) -> None:
-    """What breaks the document is refused before the cluster has a part in it, so it is sent in the first alone."""
+async def _three_rounds(cluster: Cluster, fuzzer: Fuzzer, chance: random.Random, *, valid: int, invalid: int) -> int:
+    """How many leaders were killed in the second one.
+
+    What breaks the document is refused before the cluster has a part
+    in it, so it is sent in the first round alone.
+    """
     await asyncio.to_thread(fuzzer.run, valid=valid, invalid=invalid)
-    leader = await cluster.leader()
     second = asyncio.create_task(asyncio.to_thread(fuzzer.run, valid=valid, invalid=0))
-    await asyncio.sleep(KILL_AFTER_SECONDS)
+    kill_count = 0
+    while not second.done():
+        await asyncio.wait([second], timeout=chance.uniform(*KILL_AFTER_SECONDS))
+        if second.done() and kill_count:
+            break
+        await _kill_leader(cluster, fuzzer)
+        kill_count += 1
+    await second
+    await asyncio.to_thread(fuzzer.run, valid=valid, invalid=0)
+    return kill_count
+
+
+async def _kill_leader(cluster: Cluster, fuzzer: Fuzzer) -> None:
+    """The others go on for a while without it."""
+    leader = await cluster.leader()
     fuzzer.down.add(leader.url)
     leader.kill()
-    await second
+    await asyncio.sleep(DOWN_SECONDS)
     leader.start()
     await cluster.wait_ready()
     fuzzer.down.discard(leader.url)
-    await asyncio.to_thread(fuzzer.run, valid=valid, invalid=0)

@@ -28,6 +28,7 @@ FIXED: Mapping[str, Sequence[object]] = {
     "batch": (1, 100),
     "waitMs": (0, 20),
     "offset": (0, 3),
+    "to": ("n1", "n2", "n3", "earliest", "latest"),
 }
 LEARNED = ("id", "version", "If-Match")
 WHOLLY = ("topic", "consumer", "waitMs")
