@@ -48,13 +48,15 @@ TTL_ATTRIBUTE = replace(TTL, name="falconqttlms", text="How long the event may b
 """Integers of events have 32 bits (section 2.4.1), a year in ms has more: a string of digits is taken as well."""
 DATA, DATA_BASE64, DATA_TYPE = "data", "data_base64", "datacontenttype"
 _TEXT = {"type": "string", "minLength": 1, "maxLength": 256}
+_TYPES = ("string", "integer", "boolean", "null")
+"""Of attributes (section 2.4.1); null is none."""
 _INTEGER_MAX = 2**31 - 1
 
 
 def _number_schema(number: Number) -> dict[str, object]:
     """Digits, or a whole number of CloudEvents' 32 bits."""
-    integer = {"type": "integer", "minimum": number.least, "maximum": _INTEGER_MAX}
-    return {"description": number.text, "anyOf": [integer, {"type": "string", "pattern": "^[0-9]{1,11}$"}]}
+    integer = {"type": ["integer", "null"], "minimum": number.least, "maximum": _INTEGER_MAX}
+    return {"description": number.text, "anyOf": [integer, {"type": "string", "pattern": "^[0-9]{1,19}$"}]}
 
 
 STRUCTURED_SCHEMA: dict[str, object] = {
@@ -67,8 +69,8 @@ STRUCTURED_SCHEMA: dict[str, object] = {
         "source": {"description": "Where it happened: a URI reference.", **_TEXT},
         "type": {"description": "What kind of event it is.", **_TEXT},
         DATA: {"description": "The event's data: any JSON."},
-        PARTITION_KEY: {"description": "Its partition key.", **_TEXT},
-        PRIORITY: {"description": "Its level, by name or number.", "type": ["string", "integer"]},
+        PARTITION_KEY: {"description": "Its partition key.", **_TEXT, "type": list(_TYPES)},
+        PRIORITY: {"description": "Its level, by name or number.", "type": list(_TYPES)},
         **{name.name: _number_schema(name) for name in (DELAY_ATTRIBUTE, TTL_ATTRIBUTE)},
     },
     "additionalProperties": False,
