@@ -15,6 +15,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 import uvloop
@@ -25,6 +26,7 @@ from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.broker.service import BrokerService
 from falconq_cluster.clock import LoopClock
 from falconq_cluster.config import Settings
+from falconq_cluster.damage import EXIT_DISK, DamageGuard
 from falconq_cluster.errors import ConfigurationError, CorruptionError, StopProcess
 from falconq_cluster.gateway.server import Gateway, GatewayLimits
 from falconq_cluster.machine.capacity import Capacity, capacity_of
@@ -46,7 +48,6 @@ from falconq_cluster.telemetry import Metrics, configure_logging
 log = structlog.get_logger(__name__)
 
 EXIT_CONFIGURATION = 78
-EXIT_DISK = 74
 SWITCH_INTERVAL_S = 0.0005
 """The thread that syncs would else wait 5 ms for the interpreter's lock (RAFT.md section 3)."""
 TRANSFER_TIMEOUT_S = 2.0
@@ -75,10 +76,12 @@ class _Process:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._raft_addresses = {name: str(address) for name, address in settings.peers.items()}
+        self._damage = DamageGuard(RealFileSystem(), str(settings.data_dir), _end_process)
 
     async def run(self) -> None:
         """Start, serve until a signal comes, stop."""
         settings = self._settings
+        self._damage.check()
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_loop_failed)
         stop = asyncio.Event()
@@ -99,6 +102,7 @@ class _Process:
             metrics=self._metrics,
             limits=self._gateway_limits(),
         )
+        self._damage.is_serving = True
         if self._transport is not None:
             await self._transport.start()
         self._node.start()
@@ -186,7 +190,7 @@ class _Process:
             files=RealFileSystem(),
             disk=TimedDiskWorker(self._disk, self._metrics.journal_sync_latency.observe),
             background=self._background,
-            open_store=LevelStore.open,
+            open_store=partial(LevelStore.open, on_damage=self._damage.met),
             chance=random.SystemRandom(),
             make_network=self._make_network(),
             on_fatal=_end_process,

@@ -22,7 +22,7 @@ import plyvel
 from falconq_cluster.errors import CorruptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from falconq_cluster.storage.store import Change
 
@@ -33,18 +33,28 @@ _FLUSH_ATTEMPTS = 5
 """A log of a finished flush may be seen for the moment before it is unlinked; flushing once more waits for that."""
 
 
+def _nobody_is_told(_damage: CorruptionError) -> None:
+    """Whoever opened the store looks after what it raises alone."""
+
+
 class _LevelReader:
     """Reads; each may raise CorruptionError."""
 
-    def __init__(self, path: str, source: Any) -> None:
+    def __init__(self, path: str, source: Any, on_damage: Callable[[CorruptionError], None]) -> None:
         self._path = path
         self._source = source
+        self._on_damage = on_damage
+
+    def _damaged(self, error: Exception) -> CorruptionError:
+        damage = _damage(self._path, error)
+        self._on_damage(damage)
+        return damage
 
     def get(self, key: bytes) -> bytes | None:
         try:
             value: bytes | None = self._source.get(key, verify_checksums=True)
         except plyvel.CorruptionError as error:
-            raise _damaged(self._path, error) from error
+            raise self._damaged(error) from error
         return value
 
     def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
@@ -86,7 +96,7 @@ class _LevelReader:
             yield from wanted
             scanned.seek(start)
         except plyvel.CorruptionError as error:
-            raise _damaged(self._path, error) from error
+            raise self._damaged(error) from error
 
     def close(self) -> None:
         self._source.close()
@@ -95,16 +105,22 @@ class _LevelReader:
 class LevelStore(_LevelReader):
     """Fulfils `Store` on a directory that nobody else has open."""
 
-    def __init__(self, path: str, database: Any) -> None:
-        super().__init__(path, database)
+    def __init__(self, path: str, database: Any, on_damage: Callable[[CorruptionError], None]) -> None:
+        super().__init__(path, database, on_damage)
         self._compacting = threading.Lock()
 
     @classmethod
     def open(
-        cls, path: str, *, write_buffer_bytes: int = 16 * 1024 * 1024, cache_bytes: int = 64 * 1024 * 1024
+        cls,
+        path: str,
+        *,
+        write_buffer_bytes: int = 16 * 1024 * 1024,
+        cache_bytes: int = 64 * 1024 * 1024,
+        on_damage: Callable[[CorruptionError], None] = _nobody_is_told,
     ) -> LevelStore:
         """Open or create the store at its last durable prefix.
 
+        Once it is open, `on_damage` is called with what is raised, on the thread that met it, before it is raised.
         Raises: OSError (also when another process has it open), CorruptionError when tables are damaged.
         """
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -120,16 +136,19 @@ class LevelStore(_LevelReader):
                 paranoid_checks=True,  # so that a merge of tables does not carry on what is damaged
             )
         except plyvel.CorruptionError as error:
-            raise _damaged(path, error) from error
-        return cls(path, database)
+            raise _damage(path, error) from error
+        return cls(path, database, on_damage)
 
     def write(self, changes: Sequence[Change]) -> None:
-        with self._source.write_batch(transaction=True) as batch:
-            for key, value in changes:
-                if value is None:
-                    batch.delete(key)
-                else:
-                    batch.put(key, value)
+        try:
+            with self._source.write_batch(transaction=True) as batch:
+                for key, value in changes:
+                    if value is None:
+                        batch.delete(key)
+                    else:
+                        batch.put(key, value)
+        except plyvel.CorruptionError as error:  # A merge of tables met it before, and no write is taken since.
+            raise self._damaged(error) from error
 
     def flush(self) -> None:
         """Block until every batch written before the call is in a synced table that the manifest names.
@@ -142,13 +161,13 @@ class LevelStore(_LevelReader):
         for _attempt in range(_FLUSH_ATTEMPTS):
             self._source.compact_range(start=_KEY_SPACE_END, stop=_KEY_SPACE_END)
             # An empty batch changes nothing, but is refused once a background write has failed.
-            self._source.write_batch().write()
+            self.write(())
             if before and not before & _log_files(self._path):
                 return
         raise OSError(errno.EIO, "LevelDB did not finish a flush; see its LOG file", self._path)
 
     def snapshot(self) -> _LevelReader:
-        return _LevelReader(self._path, self._source.snapshot())
+        return _LevelReader(self._path, self._source.snapshot(), self._on_damage)
 
     def approximate_bytes(self, start: bytes, stop: bytes) -> int:
         if start >= stop:
@@ -189,7 +208,7 @@ class LevelStore(_LevelReader):
                 self._source.close()
 
 
-def _damaged(path: str, error: Exception) -> CorruptionError:
+def _damage(path: str, error: Exception) -> CorruptionError:
     return CorruptionError(
         f"{path}: a table is damaged ({error}); restore this node's data directory as a whole, or wipe it and let the "
         "node join again as a learner"

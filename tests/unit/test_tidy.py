@@ -24,6 +24,7 @@ FLOORS: dict[str, int] = {
     "__main__": 7,
     "app": 7,
     "cli": 7,
+    "damage": 7,
     "dev": 7,
     "entry": 7,
     "maintenance": 7,

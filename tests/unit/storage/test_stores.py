@@ -200,6 +200,32 @@ def test_a_flipped_bit_in_a_table_is_an_error_and_never_another_value(tmp_path: 
     assert refused_count > 120
 
 
+def test_damage_that_is_met_is_told_to_whoever_opened_the_store(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    store = LevelStore.open(str(path))
+    store.write([(b"%04d" % number, os.urandom(200)) for number in range(1_000)])
+    store.close()
+    (table,) = path.glob("*.ldb")
+    data = bytearray(table.read_bytes())
+    for place in range(0, len(data) // 2, 2_000):
+        data[place] ^= 1
+    table.write_bytes(data)
+    told: list[CorruptionError] = []
+    store = LevelStore.open(str(path), on_damage=told.append)
+    snapshot = store.snapshot()
+    looks: list[Callable[[], object]] = [
+        lambda: store.get(b"0001"),
+        lambda: [*store.scan(b"0", b"~")],
+        lambda: snapshot.get(b"0001"),
+    ]
+    for count, look in enumerate(looks, start=1):
+        with pytest.raises(CorruptionError, match=str(path)) as met:
+            look()
+        assert (len(told), told[-1]) == (count, met.value)
+    snapshot.close()
+    store._source.close()
+
+
 def _shows(path: Path, look: Callable[[LevelStore], object], written: object) -> bool:
     """It opens and shows what was written; False when it says that it is damaged. It must not show anything else."""
     try:
