@@ -120,16 +120,17 @@ class NodeObserver:
         metrics, raft = self._metrics, self._node.raft
         metrics.forget_consumers()
         left, unshown_count = LOOKUPS_MAX, 0
-        topics = self._node.machine.state.topics if raft.leads else {}
-        for name, topic in topics.items():
+        topics = self._node.machine.state.topics.values() if raft.leads else ()
+        views = self._node.broker.views().consumers
+        for topic in [topic for topic in topics if topic.consumers]:
             lookups = len(topic.partitions) * len(topic.config.levels)
-            shown = self._node.broker.views().consumers.consumers_after(name, "", left // lookups)
+            shown = views.consumers_after(topic.name, "", left // lookups) if lookups <= left else []
             left -= lookups * len(shown)
             unshown_count += len(topic.consumers) - len(shown)
             for consumer in shown:
                 for level, (lag, oldest_ms) in enumerate(zip(consumer.lag, consumer.oldest_ms, strict=True)):
                     age_ms = 0 if oldest_ms is None else max(raft.log_time_ms() - oldest_ms, 0)
-                    metrics.show_consumer(name, consumer.name, level, lag_count=lag, oldest_age_s=age_ms / 1000)
+                    metrics.show_consumer(topic.name, consumer.name, level, lag_count=lag, oldest_age_s=age_ms / 1000)
         metrics.unshown_consumers.set(unshown_count)
 
     def _update_disk(self) -> None:

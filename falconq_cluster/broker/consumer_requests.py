@@ -1,8 +1,8 @@
 """What the gateway asks about consumers and dead letters, and what it gets back.
 
 What lives here: requests and answers as data, and what becomes of the one and the other in the log.
-Rules: those of broker/requests.py. A start or a seek to a time is looked up here, in the node's own store, so that no
-node has to search while it applies: what is published later is behind it in any case.
+Rules: those of broker/requests.py. A start or a seek to a time was looked up in the node's own store, so that no node
+has to search while it applies: what is published later is behind it in any case.
 Must not know: HTTP, asyncio.
 """
 
@@ -15,7 +15,7 @@ from falconq_cluster.broker.reading import known_topic
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.commands import NO_DEADLINE
 from falconq_cluster.machine.consumer_views import ConsumerView
-from falconq_cluster.machine.subscriptions import ConsumerConfig, Seek, SetConsumer, Start, StartKind
+from falconq_cluster.machine.subscriptions import ConsumerConfig, Seek, SetConsumer, Start
 from falconq_cluster.machine.views import Views
 
 
@@ -62,13 +62,12 @@ class RedriveInfo:
     index: int
 
 
-def set_operation(views: Views, request: ConsumerRequest) -> SetConsumer:
-    offsets = _offsets(views, request.topic, request.config.start)
+def set_operation(request: ConsumerRequest, offsets: tuple[int, ...]) -> SetConsumer:
     return SetConsumer(NO_DEADLINE, request.topic, request.consumer, request.config, offsets)
 
 
-def seek_operation(views: Views, request: SeekRequest) -> Seek:
-    return Seek(NO_DEADLINE, request.topic, request.consumer, request.to, _offsets(views, request.topic, request.to))
+def seek_operation(request: SeekRequest, offsets: tuple[int, ...]) -> Seek:
+    return Seek(NO_DEADLINE, request.topic, request.consumer, request.to, offsets)
 
 
 def consumer_info(
@@ -92,7 +91,3 @@ def consumers_page(
         ConsumerInfo(topic=topic, levels=levels, view=view, log_time_ms=log_time_ms, index=index)
         for view in views.consumers.consumers_after(topic, after, limit)
     ]
-
-
-def _offsets(views: Views, topic: str, start: Start) -> tuple[int, ...]:
-    return tuple(views.consumers.offsets_at(topic, start.value)) if start.kind is StartKind.TIME else ()

@@ -1,8 +1,8 @@
 """Deadlines of many things at the price of one timer.
 
 What lives here: a set of items with a deadline each, kept in buckets.
-Rules: an item expires once, not before its deadline and at most a grain after it; items of one bucket expire in the
-order in which they came. A removed item never expires.
+Rules: an item expires once, not before its deadline and at most a grain after it, or a little later when thousands
+expire at once; items of one bucket expire in the order in which they came. A removed item never expires.
 Must not know: what the items are.
 """
 
@@ -16,6 +16,8 @@ from falconq_cluster.clock import Clock, Timer
 
 GRAIN_MS = 10
 """Fine enough for a request's timeout, coarse enough that a thousand requests share a bucket."""
+EXPIRED_MAX = 100
+"""Items that expire in one turn: each may answer a request, and the loop has other work."""
 
 Item = TypeVar("Item")
 
@@ -68,16 +70,17 @@ class Deadlines(Generic[Item]):
     def _fire(self) -> None:
         self._timer = None
         now_ms = self._clock.monotonic_ms()
-        while self._order and self._order[0] * GRAIN_MS <= now_ms:
+        left_count = EXPIRED_MAX
+        while self._order and self._order[0] * GRAIN_MS <= now_ms and left_count > 0:
             number = self._order[0]
             bucket = self._buckets[number]
-            while bucket:
+            while bucket and left_count > 0:
                 # What expires may remove or add others meanwhile.
-                for item in [*bucket]:
-                    if item in bucket:
-                        del bucket[item]
-                        self._expire(item)
-            if self._buckets.get(number) is bucket:
+                item = next(iter(bucket))
+                del bucket[item]
+                left_count -= 1
+                self._expire(item)
+            if not bucket and self._buckets.get(number) is bucket:
                 del self._buckets[number]
                 heapq.heappop(self._order)
         self._arm()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -22,12 +23,15 @@ from falconq_cluster.broker.leases import LeasePoll
 from falconq_cluster.broker.polls import ConsumePoll, ConsumerName, Poll
 from falconq_cluster.broker.requests import Batch, ConsumeRequest, Deliveries, PullRequest
 from falconq_cluster.broker.waiters import Outcome
+from falconq_cluster.clock import Timer
 from falconq_cluster.errors import CorruptionError, FalconQError
 from falconq_cluster.machine.commands import Refused, Result
 from falconq_cluster.machine.events import Event, HoldingsChanged, LevelGrew, StreamReplaced, TopicDeleted
 from falconq_cluster.machine.records import RecordError
 
 AnyPoll = Poll[Any]
+WAKES_MAX = 200
+"""Consumers whose polls are woken in one turn: of a topic with thousands of them, a publish wakes all."""
 RETURN_MS_MIN, RETURN_MS_MAX = 10, 1_000
 """How long until the next look at what comes back by time: this node's log time may be a little ahead, or unknown."""
 
@@ -42,6 +46,8 @@ class Pulls:
         self._under_way: dict[ConsumerName, list[AnyPoll]] = {}
         self._deadlines: Deadlines[AnyPoll] = Deadlines(broker.clock, self._time_is_up)
         self._returns: Deadlines[ConsumerName] = Deadlines(broker.clock, self._returned)
+        self._to_wake: dict[ConsumerName, None] = {}
+        self._wake_timer: Timer | None = None
         self._return_ms: dict[ConsumerName, int] = {}
         """When something comes back to a consumer for which polls wait."""
         self.waiting_count = 0
@@ -222,9 +228,19 @@ class Pulls:
                 changed[event.topic, event.consumer] = None
         for topic in grown:
             changed.update(self._by_topic.get(topic, {}))
-        for consumer in changed:
+        self._to_wake |= changed
+        if self._wake_timer is None:
+            self._wake_some()
+
+    def _wake_some(self) -> None:
+        """Wake the next of those for whom something changed; the others in turns of their own."""
+        self._wake_timer = None
+        for consumer in list(islice(self._to_wake, WAKES_MAX)):
+            del self._to_wake[consumer]
             self._wake(consumer)
             self._watch_returns(consumer)
+        if self._to_wake:
+            self._wake_timer = self._broker.clock.call_later(0, self._wake_some)
 
     def _topic_deleted(self, topic: str) -> None:
         """Answer who waits for messages of the topic: if one has its name again, it is another one."""
@@ -244,12 +260,13 @@ class Pulls:
     def _wake(self, consumer: ConsumerName) -> None:
         """Let as many polls pull as there are batches for, beside those that pull already."""
         for queue in list(self._waiting.get(consumer, {}).values()):
-            while queue:
+            free_count = self._free_count(next(iter(queue)))
+            while queue and free_count > 0:
                 poll = next(iter(queue))
-                if self._free_count(poll) < 1:
-                    break
                 self._leave(poll)
                 self._propose(poll)
+                if poll.waiter is not None:
+                    free_count -= poll.count
 
     def _free_count(self, poll: AnyPoll) -> int:
         """Messages for the poll that no pull under way from here is about to take."""

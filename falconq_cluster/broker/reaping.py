@@ -23,7 +23,7 @@ from falconq_cluster.machine.subscriptions import Reap
 from falconq_cluster.raft.seams import RaftView
 
 LOOKED_AT_MAX = 2_000
-"""Consumers that are looked at in one turn: some milliseconds. One topic is always looked at whole."""
+"""Consumers, and topics, that are looked at in one turn: some 2 ms."""
 
 
 class Reaping:
@@ -41,8 +41,8 @@ class Reaping:
         self._due: dict[tuple[str, str], None] = {}
         """(topic, consumer); each is judged again before it is named."""
         self._redrives: dict[str, None] = {}
-        self._to_look_at: deque[str] = deque()
-        """Topics that are left of this round."""
+        self._to_look_at: deque[tuple[str, str]] = deque()
+        """(topic, consumer behind whose name to go on) of what is left of this round."""
 
     def take(self) -> list[bytes]:
         """On the leader: the Reap to append now, if it is time for one."""
@@ -108,15 +108,19 @@ class Reaping:
             return
         topics, now_ms, count = self._state().topics, self._raft.log_time_ms(), 0
         if not self._to_look_at:
-            self._to_look_at.extend(topics)
+            self._to_look_at.extend((name, "") for name in topics)
         while self._to_look_at and count < LOOKED_AT_MAX:
-            topic = topics.get(self._to_look_at.popleft())
+            name, after = self._to_look_at.popleft()
+            topic = topics.get(name)
             if topic is None:
                 continue
-            count += 1 + len(topic.consumers)
+            names = topic.consumers.after(after, LOOKED_AT_MAX - count)
+            if len(names) == LOOKED_AT_MAX - count:
+                self._to_look_at.appendleft((name, names[-1]))
+            count += 1 + len(names)
             if topic.redrive_left:
-                self._redrives[topic.name] = None
-            self._due |= {(topic.name, c.name): None for c in topic.consumers.values() if is_due(c, now_ms)}
+                self._redrives[name] = None
+            self._due |= {(name, found): None for found in names if is_due(topic.consumers[found], now_ms)}
         if self._due or self._redrives:
             self._raft.request_step()
         self.consider()

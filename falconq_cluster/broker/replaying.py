@@ -23,7 +23,7 @@ def replayed_page(views: Views, request: ReplayRequest, *, bytes_max: int, index
         text = f"topic {name!r} has {count} partitions, each with an order of its own; replay one with 'partitionID'"
         raise FalconQError("bad_request", text, details={"field": "partitionID"})
     partition = request.partition or 0
-    status = views.partition_status(name)[partition]
+    status = views.partition(name, partition)
     start = status.first_offset
     if request.offset is not None:
         start = request.offset

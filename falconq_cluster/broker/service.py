@@ -72,7 +72,10 @@ from falconq_cluster.machine.subscriptions import (
     PauseConsumer,
     Redrive,
     Redriven,
+    Start,
+    StartKind,
 )
+from falconq_cluster.machine.views import Views
 
 T = TypeVar("T")
 
@@ -275,8 +278,8 @@ class BrokerService:
 
     async def set_consumer(self, request: ConsumerRequest) -> ConsumerInfo:
         """Make the consumer, or give it these settings."""
-        operation = set_operation(self._broker.views(), request)
-        return await self._consumer_set(operation, request.deadline_ms)
+        offsets = await _offsets(self._broker.views, request.topic, request.config.start)
+        return await self._consumer_set(set_operation(request, offsets), request.deadline_ms)
 
     async def delete_consumer(self, topic: str, consumer: str, *, deadline_ms: int) -> int:
         """Delete the consumer with its place; the log index from which on it is gone."""
@@ -286,7 +289,8 @@ class BrokerService:
 
     async def seek_consumer(self, request: SeekRequest) -> ConsumerInfo:
         """Let the consumer go on elsewhere, with nothing in hand."""
-        return await self._consumer_set(seek_operation(self._broker.views(), request), request.deadline_ms)
+        offsets = await _offsets(self._broker.views, request.topic, request.to)
+        return await self._consumer_set(seek_operation(request, offsets), request.deadline_ms)
 
     async def pause_consumer(self, topic: str, consumer: str, *, is_paused: bool, deadline_ms: int) -> ConsumerInfo:
         """Give the consumer nothing from now on, or messages again."""
@@ -363,3 +367,22 @@ def _given(answer: T | FalconQError) -> T:
     if isinstance(answer, FalconQError):
         raise answer
     return answer
+
+
+async def _offsets(views: Callable[[], Views], topic: str, start: Start) -> tuple[int, ...]:
+    """By partition, where a time is; empty when none is asked for.
+
+    Each partition is looked up in a turn of its own, since there may be hundreds of them with many levels: what was
+    published after a time stays so. If another topic has the name by then, all of it is looked up again.
+    """
+    if start.kind is not StartKind.TIME:
+        return ()
+    offsets: list[int] = []
+    view = views().topic(topic)
+    while (offset := views().consumers.offset_at(topic, len(offsets), start.value)) is not None:
+        offsets.append(offset)
+        await asyncio.sleep(0)
+        before, view = view, views().topic(topic)
+        if before is not None and view is not None and before.number != view.number:
+            offsets.clear()
+    return tuple(offsets)

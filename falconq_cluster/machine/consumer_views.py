@@ -9,7 +9,6 @@ Must not know: HTTP, how a level or a time is shown.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from heapq import nsmallest
 
 from falconq_cluster.machine.consumers import USED_GRAIN_MS
 from falconq_cluster.machine.levels import offset_at
@@ -70,23 +69,23 @@ class ConsumerViews:
         if found is None:
             return []
         lookups = len(found.partitions) * len(found.config.levels)
-        names = nsmallest(
-            min(limit, max(LOOKUPS_MAX // lookups, 1)), (name for name in found.consumers if name > after)
-        )
+        names = found.consumers.after(after, min(limit, max(LOOKUPS_MAX // lookups, 1)))
         return [_view(self._reader, found, found.consumers[name]) for name in names]
 
-    def offsets_at(self, topic: str, time_ms: int) -> list[int]:
-        """By partition, the lowest offset that was published at this time or later; empty for an unknown topic.
+    def offset_at(self, topic: str, partition: int, time_ms: int) -> int | None:
+        """The lowest offset that was published at this time or later; None for an unknown topic or partition.
 
         Log time never goes back (P11), so all before it were published earlier.
         """
         found = self._state.topics.get(topic)
-        return [] if found is None else [offset_at(self._reader, p, time_ms) for p in found.partitions]
+        if found is None or partition >= len(found.partitions):
+            return None
+        return offset_at(self._reader, found.partitions[partition], time_ms)
 
     def more_after(self, topic: str, name: str) -> bool:
         """Whether there is a consumer behind this name."""
         found = self._state.topics.get(topic)
-        return found is not None and any(other > name for other in found.consumers)
+        return found is not None and bool(found.consumers.after(name, 1))
 
     def is_paused(self, topic: str, name: str) -> bool:
         """Whether the consumer is given nothing."""

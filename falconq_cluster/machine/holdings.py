@@ -221,9 +221,13 @@ class Holdings:
     def advance(self, now_ms: int) -> bool:
         """End what is over by this time; whether something is ready since. A lease is over once its end is reached."""
         has_ready = False
-        while (held := self._due(self._leased, Phase.LEASED, now_ms)) is not None:
-            self._move(held, Phase.DEAD if held.row.is_last else Phase.WAITING)
-        while (held := self._due(self._waiting, Phase.WAITING, now_ms)) is not None:
+        while (held := self._pop_due(self._leased, Phase.LEASED, now_ms)) is not None:
+            phase = Phase.DEAD if held.row.is_last else Phase.WAITING
+            if phase is Phase.WAITING and held.row.until_ms + held.row.backoff_ms <= now_ms:
+                # Tens of thousands may end at once, so what has waited long enough does not go through two heaps.
+                phase, has_ready = Phase.READY, True
+            self._move(held, phase)
+        while (held := self._pop_due(self._waiting, Phase.WAITING, now_ms)) is not None:
             self._move(held, Phase.READY)
             has_ready = True
         return has_ready
@@ -246,9 +250,14 @@ class Holdings:
         self._drop_stale(self._last, Phase.LEASED)
         return bool(self._last) and self._last[0][0] <= now_ms
 
-    def _due(self, heap: list[_Entry], phase: Phase, now_ms: int) -> Held | None:
-        self._drop_stale(heap, phase)
-        return self._held[heap[0][1:]] if heap and heap[0][0] <= now_ms else None
+    def _pop_due(self, heap: list[_Entry], phase: Phase, now_ms: int) -> Held | None:
+        """Take the next that is due out of the heap; whoever calls moves it to another phase."""
+        while heap and heap[0][0] <= now_ms:
+            entry = heappop(heap)
+            held = self._held.get(entry[1:])
+            if held is not None and held.phase is phase and held.entry == entry:
+                return held
+        return None
 
     def _move(self, held: Held, phase: Phase) -> None:
         self._left(held)

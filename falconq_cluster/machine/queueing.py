@@ -33,8 +33,8 @@ class Taken:
     ranges: list[Range] = field(default_factory=list)
     """In delivery order."""
     start_offsets: dict[int, int] = field(default_factory=dict)
-    """partition -> lowest offset that had not been delivered, in the order of service; of an only partition also
-    when it gave nothing."""
+    """partition -> lowest offset that had not been delivered; only of a partition that was asked alone: it takes a
+    look into the store for each level (P12)."""
     returned: dict[tuple[int, int], LeaseRow] = field(default_factory=dict)
     """(partition, offset) -> row of what was in hand before. The consumer does not hold it any more, its key stands."""
     lanes: dict[tuple[int, int], bytes] = field(default_factory=dict)

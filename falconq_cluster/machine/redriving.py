@@ -22,6 +22,9 @@ from falconq_cluster.machine.state import ConsumerState, TopicState
 from falconq_cluster.machine.subscriptions import Redrive, Redriven
 from falconq_cluster.machine.turn import Turn
 
+_DIGITS_MAX = 9
+"""More than the number of any partition has."""
+
 
 def redrive(turn: Turn, operation: Redrive) -> Redriven | Refused:
     """Begins to move dead letters back, and says how many."""
@@ -80,8 +83,7 @@ def _move(turn: Turn, grave: TopicState, found: Range, mover: Mover) -> None:
         origin = turn.state.topics.get(headers.get(TOPIC, ""))
         if origin is None or origin is grave:
             origin = turn.state.topics[grave.redrive_to]
-        place = headers.get(PARTITION, "")
-        partition = int(place) if place in _numbers(origin) else 0
+        partition = _known_partition(origin, headers.get(PARTITION, ""))
         kept = without_marks(headers)
         if CONSUMER in headers:
             kept[CONSUMER] = headers[CONSUMER]
@@ -89,8 +91,11 @@ def _move(turn: Turn, grave: TopicState, found: Range, mover: Mover) -> None:
         mover.add(origin, partition, min(found.level, len(origin.config.levels) - 1), packed)
 
 
-def _numbers(topic: TopicState) -> list[str]:
-    return [str(partition.number) for partition in topic.partitions]
+def _known_partition(topic: TopicState, number: str) -> int:
+    """The partition of this number, or the first one: whoever published may have written what was no number."""
+    if not number.isascii() or not number.isdigit() or len(number) > _DIGITS_MAX:
+        return 0
+    return int(number) if int(number) < len(topic.partitions) else 0
 
 
 def _waiting_count(grave: TopicState, consumer: ConsumerState) -> int:

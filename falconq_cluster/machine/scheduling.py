@@ -55,7 +55,7 @@ def take_next(turn: Turn, topic: TopicState, consumer: ConsumerState, demand: De
     choice = _Choice(turn, topic, consumer, demand)
     if len(choice.asked) == 1:
         partition = choice.asked[0]
-        cursors = consumer.cursors_of(partition)
+        cursors = choice.cursors[partition.number]
         choice.taken.start_offsets[partition.number] = first_undelivered(turn.reader, partition, cursors)
     before = consumer.last_partition, list(consumer.served), list(consumer.turns)
     if topic.config.scheduler.policy == WEIGHTED:
@@ -134,7 +134,7 @@ def _shares(config: TopicConfig) -> list[int]:
 class _Choice:
     """What one pull has so far."""
 
-    __slots__ = ("asked", "consumer", "demand", "gate", "room", "taken", "topic", "turn")
+    __slots__ = ("asked", "consumer", "cursors", "demand", "gate", "room", "taken", "topic", "turn")
 
     def __init__(self, turn: Turn, topic: TopicState, consumer: ConsumerState, demand: Demand) -> None:
         self.turn, self.topic, self.consumer, self.demand = turn, topic, consumer, demand
@@ -145,6 +145,7 @@ class _Choice:
         self.room.passed_max = demand.count_max
         is_all = demand.partition == ALL_PARTITIONS
         self.asked = topic.partitions if is_all else [topic.partitions[demand.partition]]
+        self.cursors = {partition.number: consumer.cursors_of(partition) for partition in self.asked}
 
     def waiting(self, number: int, last_partition: int) -> _Level:
         """What waits in the level, from the partition after the last one on. Made once a pull: it looks at each."""
@@ -152,7 +153,7 @@ class _Choice:
         queues = deque(
             Queue(self.turn, self.topic, self.consumer, self.room, partition, number, cursor)
             for partition in self.asked[first:] + self.asked[:first]
-            if (cursor := self.consumer.cursors_of(partition)[number]).delivered_count
+            if (cursor := self.cursors[partition.number][number]).delivered_count
             < partition.levels[number].appended_count
             and (self.gate is None or self.gate.is_open(partition.number, number))
         )
@@ -208,9 +209,6 @@ class _Choice:
     def _take_from(self, level: _Level, queue: Queue, count_max: int, *, is_one_batch: bool = False) -> int:
         """Take up to so many of what is fresh in one partition; returns how many."""
         partition, taken = queue.partition, self.taken
-        if partition.number not in taken.start_offsets:
-            cursors = self.consumer.cursors_of(partition)
-            taken.start_offsets[partition.number] = first_undelivered(self.turn.reader, partition, cursors)
         if self.gate is not None:
             given = queue.give_in_order(taken, count_max, self.gate, is_one_batch=is_one_batch)
             taken.aside_count = self.gate.aside_count

@@ -14,6 +14,7 @@ from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.holdings import HeldCount, Holdings
 from falconq_cluster.machine.levels import Cursor, PartitionState
+from falconq_cluster.machine.names import Named
 from falconq_cluster.machine.once import OnceTable, read_once_table
 from falconq_cluster.machine.rows import (
     AdditionRow,
@@ -132,7 +133,7 @@ class TopicState:
     partitions: list[PartitionState]
     version: int
     """Of the settings: a number that no other settings of any topic had."""
-    consumers: dict[str, ConsumerState] = field(default_factory=dict)
+    consumers: Named[ConsumerState] = field(default_factory=Named)
     delayed_count: int = 0
     """Messages that wait for their time."""
     additions: dict[int, tuple[int, ...]] = field(default_factory=dict)
@@ -216,7 +217,7 @@ class State:
 
     cluster: ClusterRow = field(default_factory=lambda: ClusterRow("", {}, 0))
     origins: dict[str, OriginState] = field(default_factory=dict)
-    topics: dict[str, TopicState] = field(default_factory=dict)
+    topics: Named[TopicState] = field(default_factory=Named)
     once: OnceTable = field(default_factory=OnceTable)
     deletions: dict[int, Deletion] = field(default_factory=dict)
     """deletion number -> what is to be trimmed, oldest first."""

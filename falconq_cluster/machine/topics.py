@@ -117,8 +117,9 @@ def delete_topic(turn: Turn, operation: DeleteTopic) -> Done | Refused:
     turn.state.deletions[number] = deletion
     del turn.state.topics[topic.name]
     turn.state.trimmable.pop(topic.name, None)
-    for consumer in topic.consumers.values():
-        consumer.holdings.forget()
+    if topic.held_count.value:
+        for consumer in topic.consumers.values():
+            consumer.holdings.forget()
     turn.delete(keys.topic_key(topic.name))
     turn.put(keys.deletion_key(number), DeletionRow(deletion.topic, deletion.next_key))
     turn.events.append(TopicDeleted(topic.name))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from heapq import merge, nsmallest
+from heapq import heapify, heappop, heapreplace
 from typing import Literal
 
 from falconq_cluster.machine import keys
@@ -82,7 +82,7 @@ class Views:
 
     def topics(self) -> list[str]:
         """All names, sorted."""
-        return sorted(self._machine.state.topics)
+        return list(self._machine.state.topics.sorted_names)
 
     def topic(self, name: str) -> TopicView | None:
         topic = self._topic(name)
@@ -91,12 +91,16 @@ class Views:
     def topics_after(self, after: str, limit: int) -> list[TopicView]:
         """The first topics behind this name, in the order of their names."""
         topics = self._machine.state.topics
-        return [_view(topics[name]) for name in nsmallest(limit, (name for name in topics if name > after))]
+        return [_view(topics[name]) for name in topics.after(after, limit)]
 
     def partition_status(self, name: str) -> list[PartitionStatus]:
         """One per partition, in order; empty for an unknown topic."""
         topic = self._topic(name)
         return [] if topic is None else [_status(partition) for partition in topic.partitions]
+
+    def partition(self, name: str, number: int) -> PartitionStatus:
+        """One of them, which there must be."""
+        return _status(self._machine.state.topics[name].partitions[number])
 
     @property
     def consumers(self) -> ConsumerViews:
@@ -218,10 +222,10 @@ class Views:
             for p, start in starts
             if start < p.next_offset
             for level, state in enumerate(p.levels)
+            if state.retained_count
         ]
         if order == "offset":
-            sources = [self._level_from(state, number, level, start) for level, state, number, start in levels]
-            found: Iterator[DeliveredMessage] = merge(*sources, key=lambda m: (m.offset, m.partition))
+            found = self._in_offset_order(levels)
         else:
             levels.sort(key=lambda entry: -entry[0])
             found = (
@@ -234,6 +238,28 @@ class Views:
     def offset_at(self, name: str, partition: int, at_ms: int, *, least: int = 0) -> int:
         """The lowest offset of the partition, which is there, not below `least` and published at `at_ms` or later."""
         return offset_at(self._reader, self._machine.state.topics[name].partitions[partition], at_ms, least=least)
+
+    def _in_offset_order(self, levels: list[tuple[int, LevelState, int, int]]) -> Iterator[DeliveredMessage]:
+        """Merges levels, each of which is looked up when its turn may have come: there may be thousands of them."""
+        opened: dict[tuple[int, int], tuple[DeliveredMessage, Iterator[DeliveredMessage]]] = {}
+        sources = {(number, level): (state, start) for level, state, number, start in levels}
+        # (offset of the level's next message, or a lower one while it is not looked up, partition, level)
+        heap = [(max(start, state.first_offset), *place) for place, (state, start) in sources.items()]
+        heapify(heap)
+        while heap:
+            place = heap[0][1:]
+            if place in opened:
+                message, source = opened[place]
+                yield message
+            else:
+                state, start = sources[place]
+                source = self._level_from(state, *place, start)
+            following = next(source, None)
+            if following is None:
+                heappop(heap)
+            else:
+                opened[place] = following, source
+                heapreplace(heap, (following.offset, *place))
 
     def _topic(self, name: str) -> TopicState | None:
         return self._machine.state.topics.get(name)
@@ -269,9 +295,11 @@ def _waiting(topic: TopicState, consumer: str, partition: int) -> Iterator[tuple
     """(level, messages not delivered yet) of each level of each asked partition."""
     state = topic.consumers.get(consumer)
     for asked in _asked(topic, partition):
-        for number, level in enumerate(asked.levels):
-            delivered = level.trimmed_count if state is None else state.cursors_of(asked)[number].delivered_count
-            yield number, level.appended_count - delivered
+        if state is None:
+            yield from ((number, level.retained_count) for number, level in enumerate(asked.levels))
+            continue
+        for number, (level, cursor) in enumerate(zip(asked.levels, state.cursors_of(asked), strict=True)):
+            yield number, level.appended_count - cursor.delivered_count
 
 
 def _status(partition: PartitionState) -> PartitionStatus:

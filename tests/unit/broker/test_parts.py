@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falconq_cluster.broker.deadlines import GRAIN_MS, Deadlines
+from falconq_cluster.broker.deadlines import EXPIRED_MAX, GRAIN_MS, Deadlines
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.broker.partitioner import Turns, partition_of_key
 from falconq_cluster.errors import FalconQError
@@ -51,6 +51,25 @@ def test_what_expires_may_remove_and_add_others_of_its_moment():
     clock.now_ms = 1_020
     clock.run_due()
     assert expired == ["a", "c", "d"]
+
+
+def test_of_very_many_items_of_one_moment_each_expires_once_in_its_order_over_several_turns():
+    clock, expired, turns = ManualClock(), list[int](), set[int]()
+
+    def expire(item: int) -> None:
+        expired.append(item)
+        turns.add(clock.now_ms)
+
+    deadlines: Deadlines[int] = Deadlines(clock, expire)
+    for item in range(5 * EXPIRED_MAX):
+        deadlines.add(item, 1_005)
+    deadlines.remove(7, 1_005)
+    for now_ms in range(1_000, 1_050):
+        clock.now_ms = now_ms
+        clock.run_due()
+    assert expired == [item for item in range(5 * EXPIRED_MAX) if item != 7]
+    assert len(turns) == 5
+    assert clock.live_count == 0
 
 
 def test_waits_for_an_index_are_bounded_and_those_that_ended_do_not_gather():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from falconq_cluster.broker import reaping
 from falconq_cluster.broker.limits import BrokerLimits
 from falconq_cluster.broker.pulls import Pulls
 from falconq_cluster.broker.requests import ConsumeRequest
@@ -121,6 +124,18 @@ def test_an_abandoned_consumer_goes_and_one_that_waits_for_messages_stays() -> N
         cluster.advance(20_000, grain_ms=1_000)
     views = cluster["n3"].broker.views()
     assert (views.consumer_exists("t", "idle"), views.consumer_exists("t", "waiting")) == (False, True)
+
+
+def test_of_more_consumers_than_one_look_takes_all_that_are_abandoned_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reaping, "LOOKED_AT_MAX", 3)
+    cluster = with_messages(0)
+    names = [f"c{number}" for number in range(10)]
+    for name in names:
+        cluster["n1"].submit(SetConsumer(0, "t", name, ConsumerConfig(expire_after_ms=600_000)))
+    cluster.settle()
+    cluster.advance(610_000 + 10 * LIMITS.reap_interval_ms, grain_ms=1_000)
+    views = cluster["n3"].broker.views()
+    assert not [name for name in names if views.consumer_exists("t", name)]
 
 
 def test_what_a_deleted_or_moved_consumer_held_is_trimmed() -> None:

@@ -22,7 +22,7 @@ def test_what_is_left_of_a_batch_is_found_by_its_time() -> None:
     node.publish("d", "e")
     trim(node)
     assert kept(node) == ["b", "c", "d", "e"]
-    assert [node.views.consumers.offsets_at("t", START_MS + ms) for ms in (0, 1, 5, 6)] == [[1], [3], [3], [5]]
+    assert [node.views.consumers.offset_at("t", 0, START_MS + ms) for ms in (0, 1, 5, 6)] == [1, 3, 3, 5]
 
 
 def test_the_offset_of_a_time_is_what_the_shown_times_tell_of_whatever_came_how() -> None:
@@ -42,7 +42,7 @@ def test_the_offset_of_a_time_is_what_the_shown_times_tell_of_whatever_came_how(
                     assert node.views.offset_at(name, partition, at_ms, least=least) == start
                     found = node.views.peek(name, partition=partition, offset=least, count=1_000, at_ms=at_ms)
                     assert found == shown
-                assert node.views.consumers.offsets_at(name, at_ms)[partition] == node.views.offset_at(
+                assert node.views.consumers.offset_at(name, partition, at_ms) == node.views.offset_at(
                     name, partition, at_ms
                 )
     assert moved, "messages died"

@@ -64,10 +64,11 @@ def test_a_consumer_begins_at_what_is_kept_and_has_lost_nothing(
 
 def test_the_offset_of_a_time_is_found_where_messages_are_kept() -> None:
     node = trimmed_node()
-    offsets_at = node.views.consumers.offsets_at
-    assert [offsets_at("t", START_MS + ms) for ms in (0, 6, 7, 20)] == [[6], [6], [7], [10]]
+    offset_at = node.views.consumers.offset_at
+    assert [offset_at("t", 0, START_MS + ms) for ms in (0, 6, 7, 20)] == [6, 6, 7, 10]
+    assert [offset_at("t", 1, START_MS), offset_at("u", 0, START_MS)] == [None, None]
     node.result(Purge(0, "t"))
-    assert offsets_at("t", 0) == [10]
+    assert offset_at("t", 0, 0) == 10
 
 
 def test_what_a_consumer_lost_is_told_by_level() -> None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from falconq_cluster.errors import CorruptionError
-from falconq_cluster.machine.commands import Append, Range
+from falconq_cluster.machine.commands import Append, Range, SetTopic
+from falconq_cluster.machine.keeping import TrimLevels
+from falconq_cluster.machine.names import Named
 from falconq_cluster.machine.records import pack_record
-from falconq_cluster.machine.settings import TopicConfig
+from falconq_cluster.machine.settings import DROP_LOWEST, Retention, TopicConfig, TopicSettings
 from falconq_cluster.machine.views import Order
 from tests.unit.machine.helpers import START_MS, Node
 
@@ -99,7 +103,7 @@ def test_lost_record_batch_is_corruption_not_an_endless_wait(node: Node):
     with pytest.raises(CorruptionError, match="holds 2 messages, not 3"):
         node.pull(partition=0)
     node.store.write([(key, None) for key in batches])
-    with pytest.raises(CorruptionError, match="no record batch at or behind offset 0"):
+    with pytest.raises(CorruptionError, match="holds 0 messages, not 3"):
         node.pull(consumer="other")
 
 
@@ -148,3 +152,33 @@ def test_next_offset_is_the_lowest_that_was_not_delivered(node: Node):
     assert views.next_offset("t", "c", 0) == 3
     node.consume(9, partition=0)
     assert views.next_offset("t", "c", 0) == 6
+
+
+def test_pages_of_names_are_in_order_whatever_comes_and_goes() -> None:
+    random, table = Random(1), Named[int]()
+    for step in range(500):
+        name = f"n{random.randrange(60)}"
+        if name in table and random.random() < 0.4:
+            del table[name]
+        else:
+            table[name] = step
+        assert table.sorted_names == sorted(table)
+        assert table.after(name, 3) == sorted(other for other in table if other > name)[:3]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_peek_of_all_partitions_merges_levels_by_offset_from_any_offset_on(seed: int) -> None:
+    random, node = Random(seed), Node()
+    node.add_topic("t", TopicConfig(partitions=3, levels=("low", "mid", "high")))
+    for number in range(60):
+        texts = [f"{number}.{place}" for place in range(random.randrange(1, 5))]
+        node.publish(*texts, partition=random.randrange(3), level=random.randrange(3))
+    keep = TopicSettings(retention=Retention(messages=random.randrange(1, 200)), overflow=DROP_LOWEST)
+    node.result(SetTopic(0, "t", 0, is_change=True, given=keep))
+    node.command(TrimLevels(["t"]))
+    every = [m for p in range(3) for m in node.views.peek("t", partition=p, offset=0, count=1000)]
+    for offset in (0, 1, 7, 30, 1000):
+        count = random.randrange(1, 80)
+        expected = sorted((m.offset, m.partition) for m in every if m.offset >= offset)[:count]
+        found = node.views.peek("t", partition=None, offset=offset, count=count)
+        assert [(m.offset, m.partition) for m in found] == expected
