@@ -61,7 +61,7 @@ def _number_schema(number: Number) -> dict[str, object]:
 
 STRUCTURED_SCHEMA: dict[str, object] = {
     "type": "object",
-    "description": "A CloudEvent in the JSON format. Extensions that are not named here are kept, too.",
+    "description": "A CloudEvent in the JSON format. Attributes that are not named here are kept, too.",
     "required": list(REQUIRED),
     "properties": {
         "specversion": {"const": SPECVERSION, "description": "The version of CloudEvents."},
@@ -69,11 +69,27 @@ STRUCTURED_SCHEMA: dict[str, object] = {
         "source": {"description": "Where it happened: a URI reference.", **_TEXT},
         "type": {"description": "What kind of event it is.", **_TEXT},
         DATA: {"description": "The event's data: any JSON."},
+        DATA_BASE64: {
+            "description": "The event's data in base64, in the place of `data`.",
+            "type": ["string", "null"],
+            "contentEncoding": "base64",
+        },
+        "time": {"description": "When it happened, by RFC 3339.", "type": ["string", "null"], "format": "date-time"},
         PARTITION_KEY: {"description": "Its partition key.", **_TEXT, "type": list(_TYPES)},
         PRIORITY: {"description": "Its level, by name or number.", "type": list(_TYPES)},
         **{name.name: _number_schema(name) for name in (DELAY_ATTRIBUTE, TTL_ATTRIBUTE)},
     },
+    "patternProperties": {
+        # All but the data: of a named attribute both shapes hold.
+        f"^(?!{DATA}$)[a-z0-9]{{1,100}}$": {
+            "type": list(_TYPES),
+            "maxLength": HEADER_VALUE_CHARS_MAX,
+            "minimum": -_INTEGER_MAX - 1,
+            "maximum": _INTEGER_MAX,
+        }
+    },
     "additionalProperties": False,
+    "maxProperties": HEADER_COUNT_MAX - 1,
 }
 EXAMPLE = {"specversion": SPECVERSION, "id": "17", "source": "/till/4", "type": "order.placed", DATA: {"order": 17}}
 
@@ -248,8 +264,7 @@ def _check(attributes: Mapping[str, str]) -> None:
         raise refuse("specversion", text)
     _check_count(len(attributes))
     for name, value in attributes.items():
-        if _NAME.fullmatch(name) is None:
-            raise refuse(name[:100], f"an attribute is named {shown(name)}; names have 1 to 100 of a-z and 0-9")
+        _check_name(name)
         if len(value) > HEADER_VALUE_CHARS_MAX:
             raise refuse(
                 name, f"attribute '{name}' has {len(value)} characters; at most {HEADER_VALUE_CHARS_MAX} are kept"
@@ -259,6 +274,11 @@ def _check(attributes: Mapping[str, str]) -> None:
         raise refuse("time", f"'time' is {shown(time)}; write an RFC 3339 time such as 2026-01-31T12:00:00Z")
 
 
+def _check_name(name: str) -> None:
+    if _NAME.fullmatch(name) is None:
+        raise refuse(name[:100], f"an attribute is named {shown(name)}; names have 1 to 100 of a-z and 0-9")
+
+
 def _check_count(count: int) -> None:
     if count > HEADER_COUNT_MAX - 2:
         raise refuse("body", f"an event has {count} attributes; at most {HEADER_COUNT_MAX - 2} are kept")
@@ -266,6 +286,7 @@ def _check_count(count: int) -> None:
 
 def _text(name: str, raw: bytes) -> str | None:
     """An attribute's value in its canonical text (CloudEvents section 2.4.1, type system); None of null."""
+    _check_name(name)
     try:
         value = _value_decoder.decode(raw)
     except msgspec.MsgspecError as error:

@@ -9,6 +9,7 @@ import pytest
 from jsonschema_rs import Draft202012Validator
 
 from falconq_cluster.errors import FalconQError
+from falconq_cluster.gateway.cloudevents import EXAMPLE, STRUCTURED_SCHEMA, read_structured
 from falconq_cluster.gateway.fields import PublishBody, read_producer, read_publish
 from falconq_cluster.gateway.openapi import document
 from falconq_cluster.gateway.settings import SETTINGS, SETTINGS_SCHEMA, read_settings
@@ -59,3 +60,25 @@ def test_a_field_of_a_publish_is_described_as_it_is_judged(rig: Rig, name: str) 
     bodies = [{"message": 1, name: value} for value in VALUES]
     assert [body for body in bodies if validator.is_valid(body) != takes(read, body)] == []
     assert not validator.is_valid({}) and not takes(read, {})  # noqa: PT018
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("partitionkey", "falconqpriority", "falconqdelayms", "falconqttlms", "subject", "time", "datacontenttype"),
+        *("dataschema", "myextension", "data", "data_base64", "Subject", "my_extension"),
+    ],
+)
+def test_the_document_allows_every_event_that_is_taken(name: str) -> None:
+    def read(data: bytes, *, depth_max: int) -> None:
+        read_structured(data, "t", depth_max=depth_max, deadline_ms=0)
+
+    validator = Draft202012Validator(json.loads(json.dumps(STRUCTURED_SCHEMA)))
+    values = [*VALUES, "2026-01-31T12:00:00Z", "AAE=", 2**31 - 1, 2**31, -(2**31)]
+    event = {known: value for known, value in EXAMPLE.items() if known != "data"}
+    events = [event | {name: value} for value in values]
+    taken = [event for event in events if takes(read, event)]
+    assert [event for event in taken if not validator.is_valid(event)] == []
+    assert bool(taken) is (name not in ("Subject", "my_extension"))
+    if not taken:
+        assert not any(validator.is_valid(event) for event in events)
