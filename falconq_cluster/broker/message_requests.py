@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from falconq_cluster.machine.message_views import MessageState
+from falconq_cluster.machine.message_states import MessageState
 
 CONSUMERS_SHOWN = 100
 """Consumers in an answer of which nobody said how many."""

@@ -3,14 +3,15 @@
 What lives here: the search for a message, and its change and cancellation.
 Rules: a search goes on step by step, and other work comes between; one search at a time takes steps, and how many wait
 for it is bounded. What is found is read in the turn in which it was found, so an answer is of one index. A change
-names the place that this node's store showed; when the message has another one by then, it is looked for again.
+names the place that this node's store shows; if the message has another one by then, the machine knows it by its id.
 Must not know: HTTP, how a message is found in the store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Protocol, TypeVar
 
 from falconq_cluster.broker.broker import Broker
@@ -25,14 +26,11 @@ from falconq_cluster.broker.reading import known_topic, level_of
 from falconq_cluster.broker.waiters import Outcome, Waiter, accepted
 from falconq_cluster.errors import FalconQError
 from falconq_cluster.machine.amends import AmendOperation, CancelMessage, ChangeMessage, MessageChanged
-from falconq_cluster.machine.commands import NO_DEADLINE, Done, Refused
-from falconq_cluster.machine.limits import MachineLimits
-from falconq_cluster.machine.message_views import MessagePlace
+from falconq_cluster.machine.commands import NO_DEADLINE, Done
+from falconq_cluster.machine.message_states import MessagePlace
 
 T = TypeVar("T")
 
-CONSUMERS_MAX = MachineLimits().consumers_per_topic_max
-"""All of them: what they make of the message together is shown too."""
 STALE = frozenset(("topic_not_found", "consumer_not_found", "message_not_found", "unknown_priority"))
 """What a node refuses that may not have seen yet what another one answered."""
 
@@ -61,13 +59,7 @@ class Messages:
 
     async def explain(self, request: ExplainRequest) -> ExplainedMessage:
         """Where the message stands on this node, which makes sure of its view first when it does not have it."""
-        try:
-            return await self._explained(request)
-        except FalconQError as error:
-            if error.code.code not in STALE:
-                raise
-        await self._service.fresh()
-        return await self._explained(request)
+        return await self._surely(partial(self._explained, request))
 
     async def change(self, request: ChangeRequest) -> ExplainedMessage:
         """The message is as the request says. Raises: FalconQError."""
@@ -124,45 +116,36 @@ class Messages:
         deadline_ms: int,
     ) -> T:
         """What `done` makes of the outcome in the turn in which the operation is applied. Raises: FalconQError."""
-        is_sure, last = False, None
-        while True:
-            try:
-                place = await self._place(topic, message, deadline_ms)
-                proposed = operation(place)
-            except FalconQError as error:
-                if is_sure or error.code.code not in STALE:
-                    raise
-                await self._service.fresh()
-                is_sure = True
-                continue
-            answer = await self._proposed(proposed, done, deadline_ms)
-            if isinstance(answer, FalconQError):
-                raise answer
-            if not isinstance(answer, Refused):
-                return answer
-            if place == last:
-                raise FalconQError(answer.code, answer.detail)
-            # It was not there any more when this was applied: it is gone, or has another place since.
-            last, is_sure = place, True
 
-    async def _proposed(
-        self, operation: AmendOperation, done: Callable[[Outcome], T], deadline_ms: int
-    ) -> T | FalconQError | Refused:
-        """The refusal is one of a message that is not where the operation says."""
+        async def propose() -> T | FalconQError:
+            """What the machine refuses is returned: it is no matter of a stale state."""
+            proposed = operation(await self._place(topic, message, deadline_ms))
 
-        def told(outcome: Outcome) -> T | FalconQError | Refused:
-            result = outcome.result
-            if isinstance(result, Refused) and result.code == "message_not_found":
-                return result
-            try:
-                return done(outcome)
-            except FalconQError as error:
-                return error
+            def told(outcome: Outcome) -> T | FalconQError:
+                try:
+                    return done(outcome)
+                except FalconQError as error:
+                    return error
 
-        def begin(tell: Callable[[T | FalconQError | Refused], None]) -> Waiter:
-            return self._broker.submit(operation, deadline_ms=deadline_ms, done=lambda outcome: tell(told(outcome)))
+            def begin(tell: Callable[[T | FalconQError], None]) -> Waiter:
+                return self._broker.submit(proposed, deadline_ms=deadline_ms, done=lambda outcome: tell(told(outcome)))
 
-        return await self._service.answer_to(begin)
+            return await self._service.answer_to(begin)
+
+        answer = await self._surely(propose)
+        if isinstance(answer, FalconQError):
+            raise answer
+        return answer
+
+    async def _surely(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Asked again in a state that is not stale, if something is missing in this one. Raises: FalconQError."""
+        try:
+            return await ask()
+        except FalconQError as error:
+            if error.code.code not in STALE:
+                raise
+        await self._service.fresh()
+        return await ask()
 
     async def _explained(self, request: ExplainRequest) -> ExplainedMessage:
         place = await self._place(request.topic, request.id, request.deadline_ms)
@@ -213,7 +196,8 @@ class Messages:
             place,
             log_time_ms=self._broker.raft.log_time_ms(),
             consumer=request.consumer,
-            limit=CONSUMERS_MAX,
+            after=request.after,
+            limit=request.limit,
         )
         if view is None:
             raise _not_found(request.topic, request.id)

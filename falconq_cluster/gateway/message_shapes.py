@@ -17,7 +17,7 @@ from falconq_cluster.gateway.answers import rfc3339
 from falconq_cluster.gateway.describing import MESSAGE_ID_PATTERN, NUMBER_MAX, PARTITION_MAX, says
 from falconq_cluster.gateway.fields import refuse, shown
 from falconq_cluster.machine.delaying import DELAY_MS_MAX
-from falconq_cluster.machine.message_views import MessageState
+from falconq_cluster.machine.message_states import MessageState
 
 CANCELLED = "message cancelled"
 STATES = list(get_args(MessageState))

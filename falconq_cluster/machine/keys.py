@@ -285,6 +285,11 @@ def read_buried_offset(key: bytes) -> int:
     return int.from_bytes(key[_LEVEL.size : _LEVEL.size + _OFFSET.size], "big")
 
 
+def read_buried_consumer(key: bytes) -> int:
+    """Number of the consumer that buried it."""
+    return int.from_bytes(key[_LEVEL.size + _OFFSET.size :], "big")
+
+
 def level_prefix(topic: int, partition: int, level: int) -> bytes:
     """What the keys of all record batches of one level start with."""
     return _LEVEL.pack(BATCH, topic, partition, level)

@@ -12,53 +12,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import nsmallest
-from typing import Literal
 
 from falconq_cluster.errors import CorruptionError
 from falconq_cluster.machine import keys
 from falconq_cluster.machine.commands import Range
 from falconq_cluster.machine.delaying import find_waiting
 from falconq_cluster.machine.finding import find_placed
-from falconq_cluster.machine.holdings import Held, Phase
 from falconq_cluster.machine.keys import Batch
 from falconq_cluster.machine.levels import LevelState, PartitionState
+from falconq_cluster.machine.message_states import ConsumersPart, MessagePlace, MessageStates
 from falconq_cluster.machine.reading import DeliveredMessage, read_messages
 from falconq_cluster.machine.records import iter_records, read_batch_header
 from falconq_cluster.machine.rows import DelayedRow, PlacedRow, decode_row
-from falconq_cluster.machine.settings import WEIGHTED
-from falconq_cluster.machine.state import ConsumerState, State, TopicState
+from falconq_cluster.machine.state import State, TopicState
 from falconq_cluster.storage.store import Reader
-
-RETURNED_MAX = 1_000
-"""Messages in hand among which the place of one is counted."""
-
-MessageState = Literal["delayed", "ready", "leased", "acked", "dead"]
-
-
-@dataclass(frozen=True, slots=True)
-class MessagePlace:
-    """Where a message is."""
-
-    partition: int
-    level: int
-    offset: int
-    """-1 while it waits for its time."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumersPart:
-    """What one consumer makes of a message."""
-
-    consumer: str
-    state: MessageState
-    """`delayed` is what waits to be given again; `acked` what it was given and has not in hand, or passed over."""
-    ahead: int | None
-    """Messages that it would be given before, if nothing new came, with those that will be passed over; of its own
-    level only those of its partition. None if it is not to be given, or nobody has counted."""
-    deliveries: int | None
-    """How often it was handed out; None where that is settled and not known any more."""
-    until_ms: int
-    """Log time at which its lease ends, or from which on it is given again; 0 of all else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +38,8 @@ class MessageView:
     """Log time at which it enters its level; 0 of what does not wait."""
     expires_ms: int
     """Log time from which on nobody is given it; 0 for never."""
+    together: ConsumersPart
+    """With the consumer that was asked for, or with all of the topic."""
     consumers: list[ConsumersPart]
     """In the order of their names; none while it waits for its time."""
     has_more: bool
@@ -135,15 +104,27 @@ class MessageViews:
         if (header.log_index, header.first_id + place.offset - batch.base) != (log_index, number):
             return None
         only = Range(place.partition, place.level, batch.base, place.offset, 1)
-        names = [name for name in found.consumers if name > after] if consumer is None else [consumer]
-        shown = nsmallest(limit, names)
         before_count = header.before_count + place.offset - batch.base
-        parts = [
-            self._part(found, found.consumers[name], place, before_count, log_time_ms)
-            for name in shown
-            if name in found.consumers
-        ]
-        return MessageView(next(read_messages(value, only)), 0, batch.expires_ms, parts, len(names) > len(shown))
+        buried = self._buried(found, place)
+
+        def states() -> MessageStates:
+            return MessageStates(found, place, before_count=before_count, buried=buried, now_ms=log_time_ms)
+
+        message = next(read_messages(value, only))
+        if consumer is not None:
+            asked = found.consumers.get(consumer)
+            part = states().of_nobody() if asked is None else states().of(asked)
+            return MessageView(message, 0, batch.expires_ms, part, [] if asked is None else [part], has_more=False)
+        names = [name for name in found.consumers if name > after]
+        page, shown = states(), nsmallest(limit, names)
+        parts = [page.of(found.consumers[name]) for name in shown]
+        return MessageView(message, 0, batch.expires_ms, states().of_all(), parts, len(names) > len(shown))
+
+    def _buried(self, topic: TopicState, place: MessagePlace) -> frozenset[int]:
+        """Numbers of the consumers that buried the message."""
+        prefix = topic.partitions[place.partition].levels[place.level].prefix
+        start, stop = keys.buried_from(prefix, place.offset), keys.buried_from(prefix, place.offset + 1)
+        return frozenset(map(keys.read_buried_consumer, self._reader.scan_keys(start, stop)))
 
     def _known(self, topic: TopicState, log_index: int, number: int) -> MessagePlace | None:
         """The place of a message whose id has a key of its own."""
@@ -211,21 +192,6 @@ class MessageViews:
             return None
         return batch, self._get(key)
 
-    def _part(
-        self, topic: TopicState, consumer: ConsumerState, place: MessagePlace, before_count: int, now_ms: int
-    ) -> ConsumersPart:
-        held = consumer.holdings.get(place.partition, place.offset)
-        if held is not None:
-            return _held_part(topic, consumer, held, now_ms)
-        partition = topic.partitions[place.partition]
-        cursor = consumer.cursors_of(partition)[place.level]
-        if cursor.next_offset > place.offset:
-            grave = keys.buried_key(partition.levels[place.level].prefix, place.offset, consumer.number)
-            is_buried = self._reader.get(grave) is not None
-            return ConsumersPart(consumer.name, "dead" if is_buried else "acked", None, None, 0)
-        ahead = _urgent_count(topic, consumer, place.level) + consumer.holdings.ready_count(place.level)
-        return ConsumersPart(consumer.name, "ready", ahead + before_count - cursor.delivered_count, 0, 0)
-
     def _delayed(self, topic: TopicState, log_index: int, number: int) -> MessageView | None:
         waiting = find_waiting(self._last_key, topic, log_index, number)
         if waiting is None:
@@ -244,7 +210,8 @@ class MessageViews:
                     key=record.key,
                 )
                 expires_ms = waiting.due_ms + row.ttl_ms if row.ttl_ms else 0
-                return MessageView(shown, waiting.due_ms, expires_ms, [], has_more=False)
+                waits = ConsumersPart("", "delayed", None, 0, waiting.due_ms)
+                return MessageView(shown, waiting.due_ms, expires_ms, waits, [], has_more=False)
         return None
 
 
@@ -253,32 +220,3 @@ def _level(topic: TopicState, place: MessagePlace) -> LevelState | None:
         return None
     levels = topic.partitions[place.partition].levels
     return levels[place.level] if 0 <= place.level < len(levels) else None
-
-
-def _held_part(topic: TopicState, consumer: ConsumerState, held: Held, now_ms: int) -> ConsumersPart:
-    row, count = held.row, held.row.acquired_count
-    if row.nonce and row.until_ms > now_ms:
-        return ConsumersPart(consumer.name, "leased", None, count, row.until_ms)
-    if held.phase is Phase.DEAD or (row.nonce and row.is_last):
-        return ConsumersPart(consumer.name, "dead", None, count, 0)
-    until_ms = row.until_ms + (row.backoff_ms if row.nonce else 0)
-    if held.phase is not Phase.ASIDE and until_ms > now_ms:
-        return ConsumersPart(consumer.name, "delayed", None, count, until_ms)
-    ahead = None
-    if held.phase is Phase.READY and len(consumer.holdings) <= RETURNED_MAX:
-        others = (other for other in consumer.holdings if other.phase is Phase.READY)
-        own_count = sum(other.row.priority == row.priority and other.entry < held.entry for other in others)
-        ahead = _urgent_count(topic, consumer, row.priority) + own_count
-    return ConsumersPart(consumer.name, "ready", ahead, count, 0)
-
-
-def _urgent_count(topic: TopicState, consumer: ConsumerState, level: int) -> int:
-    """Messages of more urgent levels, which all go first, unless levels have shares."""
-    if topic.config.scheduler.policy == WEIGHTED:
-        return 0
-    count = sum(consumer.holdings.ready_count(number) for number in range(level + 1, len(topic.config.levels)))
-    for partition in topic.partitions:
-        cursors = consumer.cursors_of(partition)
-        for state, cursor in zip(partition.levels[level + 1 :], cursors[level + 1 :], strict=True):
-            count += state.appended_count - cursor.delivered_count
-    return count

@@ -247,3 +247,72 @@ async def test_a_level_that_another_node_added_is_known_to_a_change():
     rig.cluster["n1"].apply()
     await task
     assert (await rig.until_done(rig.changing(id_of(published), "n2", priority="urgent"))).level == 2
+
+
+async def test_a_message_in_its_level_is_changed_and_cancelled_until_somebody_was_handed_it():
+    rig = MessageRig("n1", "n2")
+    first, second, third = [id_of(await rig.publish(f"{number}")) for number in range(3)]
+    raised = await rig.until_done(rig.changing(third, "n2", priority="high"))
+    assert (raised.state, raised.priority, raised.offset, raised.ahead) == ("ready", "high", 3, 0)
+    assert (await rig.explain(first)).ahead == 1
+    later = await rig.until_done(rig.changing(second, "n1", delay_ms=500))
+    assert (later.state, later.offset, later.timestamp_ms) == ("delayed", None, None)
+    assert await rig.consume(1) == ["2"]
+    assert await rig.code_of(rig.cancelling(third, "n2")) == "already_delivered"
+    assert await rig.code_of(rig.changing(third, "n1", priority="low")) == "already_delivered"
+    await rig.until_done(rig.cancelling(first, "n2"))
+    assert await rig.code_of(rig.explaining(first)) == "message_not_found"
+    rig.cluster.advance(600)
+    assert await rig.consume() == ["1"]
+    counts = [
+        (node.broker.metrics.changed_count, node.broker.metrics.cancelled_count) for node in rig.cluster.nodes.values()
+    ]
+    assert counts == [(1, 0), (1, 1)]
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_a_message_may_enter_its_level_while_its_change_is_on_its_way(is_cancelled: bool):
+    rig = MessageRig("n1", "n2")
+    message = id_of(await rig.publish(delay_ms=1_000))
+    cluster = rig.cluster
+    cluster.cut.add(frozenset(("n1", "n2")))
+    work = rig.cancelling(message, "n2") if is_cancelled else rig.changing(message, "n2", priority="high")
+    task = asyncio.ensure_future(work)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert cluster["n2"].broker.outbox.waiting_count == 1
+    cluster.advance(1_100)
+    assert not task.done()
+    assert (await rig.explain(message, "n1")).state == "ready"
+    cluster.cut.clear()
+    cluster.reconnect("n2")
+    answer = await rig.until_done(as_coroutine(task))
+    if isinstance(answer, ExplainedMessage):
+        assert (answer.state, answer.priority, answer.offset) == ("ready", "high", 1)
+    else:
+        assert await rig.code_of(rig.explaining(message)) == "message_not_found"
+    assert await rig.consume() == ([] if is_cancelled else ['"a"'])
+
+
+async def test_a_change_that_is_made_already_changes_nothing_more():
+    rig = MessageRig("n1", "n2")
+    message = id_of(await rig.publish())
+    once, again = [await rig.until_done(rig.changing(message, node, priority="high")) for node in ("n1", "n2")]
+    assert (once.offset, once.priority) == (again.offset, again.priority) == (1, "high")
+    assert again.index > once.index
+
+
+async def test_a_message_may_have_another_place_since_its_change_was_proposed():
+    rig = MessageRig("n1", "n2")
+    message = id_of(await rig.publish())
+    cluster = rig.cluster
+    cluster.cut.add(frozenset(("n1", "n2")))
+    task = asyncio.ensure_future(rig.cancelling(message, "n2"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert cluster["n2"].broker.outbox.waiting_count == 1
+    assert (await rig.until_done(rig.changing(message, "n1", priority="high"))).offset == 1
+    cluster.cut.clear()
+    cluster.reconnect("n2")
+    assert await rig.until_done(as_coroutine(task)) > 0
+    assert await rig.consume() == []

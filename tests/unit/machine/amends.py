@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from falconq_cluster.machine.amends import CancelMessage, ChangeMessage, MessageChanged
 from falconq_cluster.machine.commands import Done, Refused
-from falconq_cluster.machine.message_views import MessagePlace, MessageView
+from falconq_cluster.machine.message_states import MessagePlace
+from falconq_cluster.machine.message_views import MessageView
 from tests.unit.machine.helpers import Node
 
 NOWHERE = MessagePlace(-1, -1, -1)

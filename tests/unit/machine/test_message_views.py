@@ -6,7 +6,7 @@ import pytest
 
 from falconq_cluster.machine.commands import LeasePull, Settle, SettleItem, SettleKind
 from falconq_cluster.machine.keeping import Purge
-from falconq_cluster.machine.message_views import ConsumersPart, MessagePlace
+from falconq_cluster.machine.message_states import ConsumersPart, MessagePlace
 from falconq_cluster.machine.settings import WEIGHTED, Retry, Scheduler, TopicConfig
 from falconq_cluster.machine.subscriptions import Reap
 from tests.unit.machine.amends import cancel, change, explain, locate, split_id
