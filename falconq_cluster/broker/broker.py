@@ -284,6 +284,8 @@ class Broker:
         self._opening.propose()
         self.freshness.leadership_changed()
         self.linearizable.leadership_changed()
+        # When its no-op was applied something may have forbidden it new commands still.
+        self._housekeeping.consider()
         self._watch_leader()
         self._turn_soon()
 

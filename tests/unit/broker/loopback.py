@@ -89,6 +89,8 @@ class Member:
         self.node_id = name
         self.limits = limits
         self.is_serving = True
+        self.may_lead = True
+        """False while something forbids the leader new commands, as a hand-over or a digest under dispute does."""
         self.wants_step = False
         self.seen_leader: str | None = None
         self.seen_term = 0
@@ -118,7 +120,8 @@ class Member:
     @property
     def is_leader(self) -> bool:
         log = self.log
-        return log.leader == self.node_id and self.seen_term == log.term and self.applied_index >= log.no_op_index
+        leads = log.leader == self.node_id and self.seen_term == log.term and self.applied_index >= log.no_op_index
+        return leads and self.may_lead
 
     @property
     def leader(self) -> str | None:

@@ -138,6 +138,20 @@ def test_of_more_consumers_than_one_look_takes_all_that_are_abandoned_go(monkeyp
     assert not [name for name in names if views.consumer_exists("t", name)]
 
 
+def test_a_leader_that_might_take_no_commands_for_a_while_sees_later_what_is_due() -> None:
+    cluster = with_messages(0)
+    leader = cluster["n1"]
+    leader.submit(SetConsumer(0, "t", "idle", ConsumerConfig(expire_after_ms=600_000)))
+    cluster.settle()
+    leader.may_lead = False
+    leader.broker.leadership_changed()
+    cluster.advance(2 * LIMITS.reap_interval_ms)
+    leader.may_lead = True
+    leader.broker.leadership_changed()
+    cluster.advance(600_000 + 2 * LIMITS.reap_interval_ms, grain_ms=1_000)
+    assert not cluster["n3"].broker.views().consumer_exists("t", "idle")
+
+
 def test_what_a_deleted_or_moved_consumer_held_is_trimmed() -> None:
     cluster = with_messages(100)
     lease(cluster, 100)
