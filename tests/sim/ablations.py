@@ -36,7 +36,7 @@ from falconq_cluster.raft.replica import Replica
 from falconq_cluster.raft.replication import Replication
 from falconq_cluster.raft.view import NodeView
 from falconq_cluster.raft.voting import Voting
-from tests.sim import keep_holes, machine_holes
+from tests.sim import keep_holes, machine_holes, order_holes
 from tests.sim.disk import SimFileSystem
 from tests.sim.machine_holes import Patches
 
@@ -335,6 +335,15 @@ ABLATIONS: dict[str, Ablation] = {
     "P15": Ablation("what is trimmed stays in hand", keep_holes.leaves_leases_of_what_is_trimmed, 20),
     "erase": Ablation("what is erased stays in the store", keep_holes.leaves_keys_of_what_is_erased, 20),
     "expected": Ablation("an expected last offset is not compared", keep_holes.expects_nothing, 20),
+    "P16": Ablation("a barrier of an addition is not held", order_holes.holds_no_barrier, 100),
+    "lane": Ablation("a lane lets a second lease of its key through", order_holes.gives_a_lane_twice, 20),
+    "lane-nack": Ablation("a nack does not hold up its key", order_holes.frees_a_lane_by_a_nack, 20),
+    "pause": Ablation("a paused consumer is given messages", order_holes.gives_to_the_paused, 60),
+    "seek": Ablation("a seek keeps the leases", order_holes.seeks_with_its_leases, 60),
+    "expiry": Ablation("a consumer expires after half of its time", order_holes.expires_early, 60),
+    "P20": Ablation("a stream that goes on acknowledges one too many", order_holes.acknowledges_one_too_many, 60),
+    "P20-alone": Ablation("a stream that was replaced goes on", order_holes.goes_on_when_replaced, 60),
+    "P20-numbers": Ablation("numbers of deliveries begin anew after a seek", order_holes.counts_anew_after_a_seek, 60),
     "P11": Ablation(
         "a leader's log time may be behind stamps in its own log",
         _leaves_log_time_behind,
@@ -365,11 +374,9 @@ UNREACHED: dict[str, str] = {
     "P9": "open as S17; the origin's side is held by tests/unit/broker/test_outbox.py and test_histories.py",
     "P10": "a client that was told 504 expects either; tests/cluster/test_partitions.py looks",
     "P12": "costs time, not safety; bounds of each command are held by the tests of its module in tests/unit/machine",
-    "P16": "shares are open as weighted; orders have no clients here: tests/unit/machine/test_ordering.py",
     "P17": "open as S18",
     "P18": "replicas of one deterministic machine never differ; tests/unit/raft/test_divergence.py makes them",
     "P19": "costs entries, not safety; tests/unit/broker/test_pulls.py counts them",
-    "P20": "streams have no clients here; tests/unit/machine/test_streaming.py, tests/unit/broker/test_streams.py",
     "P8": "a node that pulls gets no entries, so there is no tail but under S22; tests/unit/raft/test_installing.py",
 }
 """hole or rule -> why no seed or story can fall into it alone, and what holds it instead."""

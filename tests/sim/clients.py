@@ -36,7 +36,7 @@ from falconq_cluster.machine.keeping import Purged
 from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.reading import DeliveredMessage
 from falconq_cluster.machine.records import pack_record
-from falconq_cluster.machine.subscriptions import Redriven
+from falconq_cluster.machine.subscriptions import ConsumerResult
 from tests.sim.admins import Admin
 from tests.sim.cluster import Host, SimCluster
 from tests.sim.nodes import RunningNode
@@ -50,6 +50,9 @@ GIVES_UP, REPEATS_IN_VAIN, SENDS_TWICE = 0.03, 0.15, 0.15
 """How often a publisher that repeats leaves a message, repeats what was answered, and asks two nodes at once."""
 
 OPEN, DONE, REFUSED, UNKNOWN = "open", "done", "refused", "unknown"
+Answer = (
+    Appended | AppendedMany | Duplicate | Pulled | Leased | LeaseSettled | TopicSet | ConsumerResult | Purged | Done
+)
 Acknowledged = Callable[["Asked"], None]
 
 
@@ -62,19 +65,7 @@ class Asked:
     operation: ClientOperation
     node: str
     state: str = OPEN
-    result: (
-        Appended
-        | AppendedMany
-        | Duplicate
-        | Pulled
-        | Leased
-        | LeaseSettled
-        | Redriven
-        | TopicSet
-        | Purged
-        | Done
-        | None
-    ) = None
+    result: Answer | None = None
     index: int = 0
     code: str = ""
     """Why the machine refused it."""
@@ -176,10 +167,7 @@ class Clients:
         if isinstance(result, Refused):
             asked.code = result.code
             return REFUSED
-        if not isinstance(
-            result,
-            Appended | AppendedMany | Duplicate | Pulled | Leased | LeaseSettled | Redriven | TopicSet | Purged | Done,
-        ):
+        if not isinstance(result, Answer):
             raise Violation(f"{_name(asked)} is answered with {result}")
         asked.result, asked.index = result, outcome.index
         if isinstance(result, Pulled | Leased):

@@ -202,7 +202,7 @@ class QueueModel:
     def check_end(self, views: Views, state: State) -> None:
         """Nothing is lost on the way: what is pending, in hand and in the dead letters is all. Raises: Violation."""
         for name, topic in self._topics.items():
-            buried = _buried(views, name)
+            buried = buried_of(views, name)
             for consumer_name, consumer in topic.consumers.items():
                 self._check_dead(
                     state.topics[name].consumers[consumer_name], consumer, buried.pop(consumer_name, set())
@@ -229,7 +229,7 @@ class QueueModel:
             )
 
 
-def _buried(views: Views, topic: str) -> dict[str, set[Place]]:
+def buried_of(views: Views, topic: str) -> dict[str, set[Place]]:
     """Consumer -> where its dead letters come from; each is as it was, and there once. Raises: Violation."""
     found: dict[str, set[Place]] = {}
     for dead in views.peek(f"{topic}.dead", partition=None, offset=0, count=1_000_000, bytes_max=1 << 40):

@@ -41,12 +41,14 @@ from tests.sim.disk import TOKEN
 from tests.sim.invariants import Committed
 from tests.sim.keep_model import KeepModel
 from tests.sim.once_model import OnceModel
+from tests.sim.order_model import OrderModel
+from tests.sim.ordered import ORDERED_TOPICS
 from tests.sim.queue_model import QueueModel
 from tests.sim.workers import QUEUES
 from tests.sim.world import Violation
 
 MESSAGES_MAX = 1_000_000
-ALL_TOPICS = (*TOPICS, *QUEUES)
+ALL_TOPICS = (*TOPICS, *QUEUES, *ORDERED_TOPICS)
 Place = tuple[str, DeliveredMessage]
 """(topic, message)."""
 
@@ -66,6 +68,7 @@ class Reference:
         self._once = OnceModel()
         self._queues = QueueModel(QUEUES)
         self.kept = KeepModel()
+        self.orders = OrderModel(ORDERED_TOPICS)
         self._sequences: set[tuple[str, int, int]] = set()
         for number, (entry, term) in enumerate(zip(committed.entries, committed.terms, strict=True)):
             self._apply(number + 1, term, entry)
@@ -97,6 +100,7 @@ class Reference:
             self._once.applied(applied, operations)
             self._queues.applied(applied, operations, views)
             self.kept.applied(applied, operations, views)
+            self.orders.applied(applied, operations)
 
     def _read_messages(self) -> dict[bytes, list[Place]]:
         """token -> where it is stored: once, or as often as its window was over; offsets are dense."""
@@ -213,7 +217,7 @@ class Reference:
         for index in sorted(self._pulls):
             for result, messages in self._pulls[index]:
                 if result.topic not in TOPICS or not isinstance(result, Pulled) or result.is_replay:
-                    # The model of queues has judged the others.
+                    # The models of queues and orders have judged the others.
                     continue
                 levels = [message.level for message in messages]
                 if levels != sorted(levels, reverse=True):
@@ -221,6 +225,7 @@ class Reference:
                 given.setdefault((result.topic, result.consumer), []).extend(messages)
         views = Views(self.machine, self.store)
         self._queues.check_end(views, self.machine.state)
+        self.orders.check_end(views, self.machine.state)
         for (topic, consumer), messages in given.items():
             for level in (0, 1):
                 offsets = [message.offset for message in messages if message.level == level]

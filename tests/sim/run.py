@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -25,6 +26,7 @@ from tests.sim.invariants import Invariants
 from tests.sim.keep_end import check_kept
 from tests.sim.keeping import KEPT_TOPICS, Keepers
 from tests.sim.nodes import MACHINE_LIMITS, RunningNode, build_node, controlled_library, small_limits
+from tests.sim.ordered import Ordered, has_left, short_expiry
 from tests.sim.reads import SHOWN, Read, Reads
 from tests.sim.reference import Reference
 from tests.sim.store import SimStore
@@ -47,6 +49,8 @@ WINDOWS_IN = (6, 11, 13)
 """Seeds with one of these rests by 17 have short dedupe windows; none that was kept before there were such has."""
 KEEPERS_IN = (0, 8, 12, 14)
 """As `READERS_IN`, by 17: seeds with clients of topics that do not keep everything."""
+ORDERS_IN = (1, 5, 10, 13)
+"""As `READERS_IN`, by 19: seeds with consumers that have an order, or are moved, and with event streams."""
 ISOLATED_MS = 4000
 """Mean pause between two isolations of the leader, in the first of these."""
 
@@ -67,6 +71,8 @@ class Report:
     leases: int = 0
     batches: int = 0
     trimmed: int = 0
+    expired: int = 0
+    """Consumers."""
     refused: int = 0
     unknown: int = 0
     committed: int = 0
@@ -104,6 +110,7 @@ class Run:
         self.batches = Batches(self.cluster, Random(f"{seed}/{node_count}/batches"))
         self.windows = Windows(self.cluster, self.clients, Random(f"{seed}/{node_count}/windows"))
         self.keepers = Keepers(self.cluster, self.clients, Random(f"{seed}/{node_count}/keepers"))
+        self.ordered = Ordered(self.cluster, self.clients, Random(f"{seed}/{node_count}/ordered"))
         self.nemesis = Nemesis(self.cluster, self.leader, _is_ready)
         self.report = Report(seed, node_count)
         self.snapshot_count = 0
@@ -111,7 +118,8 @@ class Run:
     def go(self) -> Report:
         """Run all of it; a violation is in the report."""
         report = self.report
-        with controlled_library(self.world), small_limits():
+        expiry = short_expiry() if self.profile.has_orders else nullcontext()
+        with controlled_library(self.world), small_limits(), expiry:
             try:
                 self._go()
             except Violation as violation:
@@ -130,6 +138,8 @@ class Run:
             self.workers.start()
         if self.profile.has_keepers:
             self.keepers.start()
+        if self.profile.has_orders:
+            self.ordered.start()
         self.batches.start(self.profile.batch_publishers)
         if self.profile.has_windows:
             self.windows.start()
@@ -147,6 +157,7 @@ class Run:
         self.reads.stop()
         self.workers.stop()
         self.keepers.stop()
+        self.ordered.stop()
         self.batches.stop()
         self.windows.stop()
         for host in self.cluster.hosts.values():
@@ -204,6 +215,7 @@ class Run:
         reference.check_topics(self.clients.ledger)
         check_kept(reference.kept, reference.machine, reference.store, self.clients.ledger.asked)
         self.report.trimmed = reference.kept.trimmed_count
+        self.report.expired = reference.orders.expired_count
 
     # What is seen of the cluster.
 
@@ -296,7 +308,8 @@ def _with_clients(profile: Profile, seed: int) -> Profile:
         profile = replace(profile, batch_publishers=1 + seed // 11 % 3)
     if seed % 17 in WINDOWS_IN:
         profile = replace(profile, has_windows=True, once_publishers=max(profile.once_publishers, 2))
-    return replace(profile, has_workers=seed % 13 in WORKERS_IN, has_keepers=seed % 17 in KEEPERS_IN)
+    profile = replace(profile, has_workers=seed % 13 in WORKERS_IN, has_keepers=seed % 17 in KEEPERS_IN)
+    return replace(profile, has_orders=seed % 19 in ORDERS_IN)
 
 
 def run_seed(seed: int, node_count: int) -> Report:
@@ -316,9 +329,11 @@ def _node(host: Host) -> RunningNode | None:
 
 
 def _is_trimmed(machine: Machine) -> bool:
-    """Whether nothing is to be trimmed or erased, now or by time alone."""
+    """Whether nothing is to be trimmed, erased or expired, now or by time alone."""
     state = machine.state
-    return not state.deletions and not any(
+    if state.deletions or has_left(state):
+        return False
+    return not any(
         is_due(machine, topic.name, machine.log_time_ms)
         or (topic.config.retention.ms and topic.retained_count)
         or (topic.config.retention != Retention() and topic.delayed_count)

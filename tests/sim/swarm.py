@@ -75,6 +75,8 @@ class Profile:
     """Whether there are topics with policies, and workers that lease what is in them."""
     has_keepers: bool = False
     """Whether there are topics that do not keep everything, with clients of their own."""
+    has_orders: bool = False
+    """Whether there are consumers with an order, those who move consumers, and event streams."""
     batch_publishers: int = 0
     """Publishers of atomic and delayed batches."""
     has_windows: bool = False

@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 
 from tests.sim.__main__ import run_many
-from tests.sim.run import BATCHES_IN, KEEPERS_IN, Report, run_seed
+from tests.sim.run import BATCHES_IN, KEEPERS_IN, ORDERS_IN, Report, run_seed
 
 ROOT = Path(__file__).parents[2]
 BASE = int(os.environ.get("FALCONQ_SIM_BASE", "1000"))
 BATCH_SEED = 11 * 90 + BATCHES_IN
 KEEPER_SEED = 17 * 60 + KEEPERS_IN[0]
+ORDER_SEEDS = [seed for seed in range(19 * 60, 19 * 61) if seed % 19 in ORDERS_IN]
 KEPT = {
     2: "directories were made and never synced: a power loss took the whole store",
     19: "a snapshot was out of date when it was installed, for ever: the journal was cut behind a puller",
@@ -33,6 +34,7 @@ KEPT = {
     14176: "the same, at another step of the installation",
     32849: "a flip found after healing cost its operator 3.6 s of the 5: a demand of the simulation, not a bug",
     41019: "a wiped disk never went on record under a steady load: its answers were always a little late",
+    20191: "a leader that might take no commands at its no-op never looked for what is due, until the next entry",
     71: "a new leader's log time was behind stamps in its own log: everything was refused as expired",
 }
 
@@ -82,3 +84,10 @@ def test_seeds_with_topics_that_do_not_keep_everything_trim_messages() -> None:
     reports = [run_seed(seed, 3) for seed in (KEEPER_SEED, KEEPER_SEED + 17)]
     _check(reports, 3)
     assert sum(report.trimmed for report in reports) > 50
+
+
+def test_seeds_with_consumers_as_resources_lease_messages_and_let_consumers_expire() -> None:
+    reports = [run_seed(seed, 3) for seed in ORDER_SEEDS]
+    _check(reports, 3)
+    assert sum(report.leases for report in reports) > 200
+    assert sum(report.expired for report in reports) > 2

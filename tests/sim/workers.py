@@ -62,6 +62,8 @@ class Answered(Protocol):
     def state(self) -> str: ...
     @property
     def result(self) -> object: ...
+    @property
+    def code(self) -> str: ...
 
 
 class Asks(Protocol):
@@ -171,42 +173,14 @@ class Workers:
         def then(asked: Answered) -> None:
             leased = asked.result
             if isinstance(leased, Leased) and leased.ranges:
-                self._settle_later(topic, leased, operation.lease_ms)
+                self._settle_later(leased, operation.lease_ms)
             self._soon(partial(self._work, topic), self._pace_ms)
 
         self._ask(operation, then, token)
 
-    def _settle_later(self, topic: str, leased: Leased, lease_ms: int) -> None:
-        random = self._random
-        items = [
-            self._item(found.messages.partition, found.messages.offset + number, leased.nonce)
-            for found in leased.ranges
-            for number in range(found.messages.count)
-            if random.random() >= FORGETS
-        ]
-        if not items:
-            return
-        operation = Settle(0, topic, WORKERS, items)
-        after_ms = (
-            random.uniform(0.9, 1.5) * lease_ms if random.random() < IS_LATE else random.random() * 0.5 * lease_ms
-        )
-        for _ in range(2 if random.random() < SETTLES_TWICE else 1):
+    def _settle_later(self, leased: Leased, lease_ms: int) -> None:
+        for after_ms, operation in settlements(self._random, leased, lease_ms, SETTLED_AS):
             self._world.at(int(after_ms * US_PER_MS), partial(self._settle, operation))
-        extended = [item for item in items if item.kind is SettleKind.EXTEND]
-        if extended:
-            acks = [SettleItem(SettleKind.ACK, item.partition, item.offset, item.nonce) for item in extended]
-            self._world.at(
-                int((after_ms + lease_ms) * US_PER_MS), partial(self._settle, Settle(0, topic, WORKERS, acks))
-            )
-
-    def _item(self, partition: int, offset: int, nonce: bytes) -> SettleItem:
-        random = self._random
-        kind = random.choices(tuple(SETTLED_AS), tuple(SETTLED_AS.values()))[0]
-        if kind is SettleKind.NACK:
-            return SettleItem(
-                kind, partition, offset, nonce, random.choice((-1, 0, 500)), random.choice((-1, -1, 0, 2))
-            )
-        return SettleItem(kind, partition, offset, nonce, 2000 if kind is SettleKind.EXTEND else 0)
 
     def _settle(self, operation: Settle) -> None:
         self._ask(operation, _ignore)
@@ -229,6 +203,35 @@ class Workers:
 
     def _soon(self, call: Callable[[], None], mean_ms: int) -> None:
         self._world.at(int(self._random.expovariate(1 / mean_ms) * US_PER_MS), call)
+
+
+def settlements(
+    random: Random, leased: Leased, lease_ms: int, settled_as: dict[SettleKind, int]
+) -> list[tuple[float, Settle]]:
+    """What a worker sends for what it was given, each with the time after which it does."""
+    items = [
+        _item(random, found.messages.partition, found.messages.offset + number, leased.nonce, settled_as)
+        for found in leased.ranges
+        for number in range(found.messages.count)
+        if random.random() >= FORGETS
+    ]
+    if not items:
+        return []
+    operation = Settle(0, leased.topic, leased.consumer, items)
+    after_ms = random.uniform(0.9, 1.5) * lease_ms if random.random() < IS_LATE else random.random() * 0.5 * lease_ms
+    sent = [(after_ms, operation)] * (2 if random.random() < SETTLES_TWICE else 1)
+    extended = [item for item in items if item.kind is SettleKind.EXTEND]
+    if extended:
+        acks = [SettleItem(SettleKind.ACK, item.partition, item.offset, item.nonce) for item in extended]
+        sent.append((after_ms + lease_ms, Settle(0, leased.topic, leased.consumer, acks)))
+    return sent
+
+
+def _item(random: Random, partition: int, offset: int, nonce: bytes, settled_as: dict[SettleKind, int]) -> SettleItem:
+    kind = random.choices(tuple(settled_as), tuple(settled_as.values()))[0]
+    if kind is SettleKind.NACK:
+        return SettleItem(kind, partition, offset, nonce, random.choice((-1, 0, 500)), random.choice((-1, -1, 0, 2)))
+    return SettleItem(kind, partition, offset, nonce, 2000 if kind is SettleKind.EXTEND else 0)
 
 
 def _ignore(_asked: Answered) -> None:
