@@ -39,6 +39,8 @@ def main(
     (target / "report.md").write_text(table_of(report))
     if write:
         PICTURES.mkdir(exist_ok=True)
+        for old in PICTURES.glob("*.svg"):
+            old.unlink()
         write_svgs(PICTURES, report)
         PAGE.write_text(page_of(PAGE.read_text(), report))
     console.print(table_of(report), markup=False, highlight=False)

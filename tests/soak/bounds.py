@@ -20,7 +20,7 @@ import aiohttp
 from chaos.resources import MIB, Sample, highest
 from tests.cluster.processes import Node
 
-JOURNAL_BYTES_MAX = 8 * MIB
+JOURNAL_BYTES_MAX = 4 * MIB
 SEGMENT_BYTES = MIB
 CACHE_BYTES = 8 * MIB
 SETTINGS: dict[str, Any] = {
@@ -110,7 +110,7 @@ def bounds_of(samples: Sequence[Sample], kept: Sequence[Kept]) -> list[Bound]:
     files = journal + 2 * store
     memory = PROCESS_BYTES + CACHE_BYTES + kept_most
     rows = (
-        ("journal", "journal_bytes", journal, "4 times `journal_bytes_max` (8 MiB), and two segments of 1 MiB"),
+        ("journal", "journal_bytes", journal, "4 times `journal_bytes_max` (4 MiB), and two segments of 1 MiB"),
         (
             "store",
             "store_bytes",
