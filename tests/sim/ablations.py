@@ -322,19 +322,21 @@ ABLATIONS: dict[str, Ablation] = {
     "weighted": Ablation("a topic with weights is served strictly", machine_holes.gives_weighted_topics_strictly, 20),
     "aged": Ablation("what waited too long does not go first", machine_holes.forgets_what_is_overdue, 20),
     "P14": Ablation("a delayed message enters no level when it is due", machine_holes.loses_what_is_due, 20),
-    "ttl": Ablation("what is expired is given", keep_holes.gives_what_is_expired, 20),
-    "ttl-hand": Ablation("what expired in hand is given again", keep_holes.gives_again_what_is_expired, 20),
+    "ttl": Ablation("what is expired is given", keep_holes.gives_what_is_expired, 40),
+    "ttl-hand": Ablation("what expired in hand is given again", keep_holes.gives_again_what_is_expired, 40),
     "acked": Ablation(
-        "what one consumer has not settled counts as settled by all", keep_holes.asks_all_consumers_but_one, 20
+        "what one consumer has not settled counts as settled by all", keep_holes.asks_all_consumers_but_one, 40
     ),
-    "drop-lowest": Ablation("what is most urgent gives way first", keep_holes.drops_the_most_urgent, 20),
-    "topic-full": Ablation("a full topic refuses nothing", keep_holes.takes_in_what_is_too_much, 20),
+    "drop-lowest": Ablation("what is most urgent gives way first", keep_holes.drops_the_most_urgent, 40),
+    "topic-full": Ablation("a full topic refuses nothing", keep_holes.takes_in_what_is_too_much, 40),
     "P13": Ablation(
-        "what a remembered attempt names is erased with the rest", keep_holes.erases_what_an_attempt_names, 20
+        "what a remembered attempt names is erased with the rest", keep_holes.erases_what_an_attempt_names, 40
     ),
-    "P15": Ablation("what is trimmed stays in hand", keep_holes.leaves_leases_of_what_is_trimmed, 20),
-    "erase": Ablation("what is erased stays in the store", keep_holes.leaves_keys_of_what_is_erased, 20),
-    "expected": Ablation("an expected last offset is not compared", keep_holes.expects_nothing, 20),
+    "P15": Ablation("what is trimmed stays in hand", keep_holes.leaves_leases_of_what_is_trimmed, 40),
+    "erase": Ablation("what is erased stays in the store", keep_holes.leaves_keys_of_what_is_erased, 40),
+    "cancel": Ablation("what is cancelled is left where it is", keep_holes.leaves_what_it_cancels, 40),
+    "change": Ablation("what is changed is left as it was, too", keep_holes.leaves_what_it_changes, 40),
+    "expected": Ablation("an expected last offset is not compared", keep_holes.expects_nothing, 40),
     "P16": Ablation("a barrier of an addition is not held", order_holes.holds_no_barrier, 100),
     "lane": Ablation("a lane lets a second lease of its key through", order_holes.gives_a_lane_twice, 20),
     "lane-nack": Ablation("a nack does not hold up its key", order_holes.frees_a_lane_by_a_nack, 20),

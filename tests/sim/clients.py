@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from falconq_cluster.broker.waiters import Outcome
 from falconq_cluster.errors import FalconQError
+from falconq_cluster.machine.amends import MessageChanged
 from falconq_cluster.machine.appends import AppendedMany
 from falconq_cluster.machine.commands import (
     Append,
@@ -50,10 +51,21 @@ GIVES_UP, REPEATS_IN_VAIN, SENDS_TWICE = 0.03, 0.15, 0.15
 """How often a publisher that repeats leaves a message, repeats what was answered, and asks two nodes at once."""
 
 OPEN, DONE, REFUSED, UNKNOWN = "open", "done", "refused", "unknown"
-Answer = (
-    Appended | AppendedMany | Duplicate | Pulled | Leased | LeaseSettled | TopicSet | ConsumerResult | Purged | Done
-)
 Acknowledged = Callable[["Asked"], None]
+Answer = (
+    Appended
+    | AppendedMany
+    | Duplicate
+    | Pulled
+    | Leased
+    | LeaseSettled
+    | TopicSet
+    | ConsumerResult
+    | Purged
+    | MessageChanged
+    | Done
+)
+"""What an operation of a client did, if it did something."""
 
 
 @dataclass(slots=True)

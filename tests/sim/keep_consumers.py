@@ -34,18 +34,26 @@ class Message:
     expires_ms: int
     id: str
     record: bytes
-    base: int
-    """Offset of the first message of its record batch."""
+    bases: list[int]
+    """Offsets of the first message of its record batch, which may be split: the last one is that of now."""
+    had_id: bool = False
+    """Whether it had its id before it came here."""
     is_gone: bool = False
     """Trimmed."""
+    is_cancelled: bool = False
+    """Or it is somewhere else since; it keeps its offset."""
 
     @property
     def line(self) -> Place:
         return self.place[0], self.level
 
+    @property
+    def base(self) -> int:
+        return self.bases[-1]
+
     def is_over(self, now_ms: int) -> bool:
         """Whether nobody may be given it any more."""
-        return self.is_gone or 0 < self.expires_ms <= now_ms
+        return self.is_gone or self.is_cancelled or 0 < self.expires_ms <= now_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +145,7 @@ class Stock:
                 if offset >= len(self.partitions[found.partition]):
                     raise Violation(f"{found} names what was never appended")
                 message = self.at((found.partition, offset))
-                if (message.level, message.base) != (found.level, found.batch_offset):
+                if message.level != found.level or found.batch_offset not in message.bases:
                     raise Violation(f"{message} is named as {found}")
                 yield message
 

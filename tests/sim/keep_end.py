@@ -23,7 +23,8 @@ from falconq_cluster.storage.store import Reader
 from tests.sim.clients import DONE, Asked
 from tests.sim.keep_consumers import Place, is_forgotten
 from tests.sim.keep_graves import check_graves, check_hand
-from tests.sim.keep_model import PEEKED_MAX, KeepModel, KeptTopic, check_same
+from tests.sim.keep_model import PEEKED_MAX, KeepModel, check_same
+from tests.sim.keep_topics import KeptTopic
 from tests.sim.keeping import KEPT_TOPICS
 from tests.sim.world import Violation
 
@@ -50,14 +51,19 @@ def check_kept(model: KeepModel, machine: Machine, reader: Reader, asked: Sequen
 
 
 def _check_messages(views: Views, topic: KeptTopic) -> None:
-    """Peek shows what is kept, and nothing else."""
+    """Peek shows what is kept, and nothing else; what was cancelled is found nowhere."""
     for number, partition in enumerate(topic.partitions):
-        kept = [message for message in partition if not message.is_gone]
+        kept = [message for message in partition if not message.is_gone and not message.is_cancelled]
         shown = views.peek(topic.name, partition=number, offset=0, count=PEEKED_MAX, bytes_max=1 << 40)
         if len(shown) != len(kept):
             raise Violation(f"partition {number} of {topic.name} shows {len(shown)} messages, not {len(kept)}")
         for known, message in zip(kept, shown, strict=True):
             check_same(known, message)
+    for message_id in sorted(topic.cancelled):
+        log_index, number_of = map(int, message_id.split("."))
+        places = [place for place in views.messages.locate(topic.name, log_index, number_of) if place]
+        if places:
+            raise Violation(f"{message_id} of {topic.name} was cancelled, and is at {places}")
 
 
 def _check_limits(topic: KeptTopic, now_ms: int) -> None:

@@ -11,10 +11,10 @@ Must not know: how the machine counts and erases.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from falconq_cluster.machine.appends import AppendedMany, AppendMany, Part, Ripen
+from falconq_cluster.machine.amends import CancelMessage, ChangeMessage
+from falconq_cluster.machine.appends import AppendedMany, AppendMany, Ripen
 from falconq_cluster.machine.appends import Place as StoredPlace
 from falconq_cluster.machine.commands import (
     AnyOperation,
@@ -36,64 +36,14 @@ from falconq_cluster.machine.reading import DeliveredMessage
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.settings import DROP_LOWEST, DROP_OLDEST, REJECT
 from falconq_cluster.machine.views import Views
-from tests.sim.keep_consumers import Consumer, Message, Stock, leased, pulled, settled
+from tests.sim.amend_model import amended
+from tests.sim.keep_consumers import Consumer, Message, leased, pulled, settled
 from tests.sim.keep_graves import is_buried
-from tests.sim.keeping import KEPT_TOPICS, PARTITIONS, RECORD_BYTES
+from tests.sim.keep_topics import Delayed, KeptTopic, record_of
+from tests.sim.keeping import KEPT_TOPICS, PARTITIONS
 from tests.sim.world import Violation
 
 PEEKED_MAX = 100_000
-UNLIMITED = 1 << 60
-
-
-@dataclass(frozen=True, slots=True)
-class Delayed:
-    """A message that waits for its time."""
-
-    part: Part
-    due_ms: int
-    record: bytes
-    number: int
-    """In its part."""
-
-
-@dataclass(slots=True)
-class KeptTopic(Stock):
-    """All that there is of a topic."""
-
-    name: str = ""
-    consumers: dict[str, Consumer] = field(default_factory=dict)
-    waiting: dict[str, Delayed] = field(default_factory=dict)
-    """By the message's id."""
-    known: dict[str, tuple[Appended | AppendedMany, int]] = field(default_factory=dict)
-    """Key -> what the last append with it did, and its log index."""
-
-    def first(self, key: str, now_ms: int) -> tuple[Appended | AppendedMany, int] | None:
-        """The same while its window lasts."""
-        found = self.known.get(key)
-        return None if found is None or now_ms - found[0].timestamp_ms >= self.config.dedupe_window_ms else found
-
-    def kept(self) -> Iterator[Message]:
-        return (message for partition in self.partitions for message in partition if not message.is_gone)
-
-    @property
-    def kept_max(self) -> int:
-        """How many messages it may keep: all have the same size."""
-        retention = self.config.retention
-        by_bytes = retention.bytes // RECORD_BYTES if retention.bytes else UNLIMITED
-        return min(retention.messages or UNLIMITED, by_bytes)
-
-    def append(self, part: Part, base: int, ids: Sequence[str], stamp_ms: int, now_ms: int, first: int = 0) -> None:
-        """Have the messages of a part, from its `first` on."""
-        partition = self.partitions[part.partition]
-        line = self.lines.setdefault((part.partition, part.level), [])
-        for number, message_id in enumerate(ids, first):
-            expires_ms = now_ms + part.ttl_ms if part.ttl_ms else 0
-            place = (part.partition, len(partition))
-            message = Message(
-                place, part.level, len(line), stamp_ms, expires_ms, message_id, _record_of(part, number), base
-            )
-            partition.append(message)
-            line.append(message)
 
 
 class KeepModel:
@@ -134,6 +84,8 @@ class KeepModel:
             return
         self.results.setdefault(index, []).append(result)
         match operation, result:
+            case ChangeMessage() | CancelMessage(), _:
+                amended(known, operation, result, self._now_ms)
             case AppendMany(), _:
                 self._appended(known, operation, result, index)
             case Purge(), Purged():
@@ -191,10 +143,10 @@ class KeepModel:
                 raise Violation(f"{part} is at {place}, its offset is {base}")
             if part.delay_ms:
                 topic.waiting |= {
-                    message_id: Delayed(part, due_ms, _record_of(part, i), i) for i, message_id in enumerate(ids)
+                    message_id: Delayed(part, due_ms, record_of(part, i), i) for i, message_id in enumerate(ids)
                 }
             else:
-                topic.append(part, base, ids, self._now_ms, self._now_ms)
+                topic.append(part, base, ids, self._now_ms)
 
     def _ripened(self, topic: KeptTopic, views: Views) -> None:
         """What entered its level was due, and is as it was published."""
@@ -204,9 +156,8 @@ class KeepModel:
                 if delayed is None or delayed.due_ms > self._now_ms:
                     raise Violation(f"{message} enters its level at {self._now_ms}, known is {delayed}")
                 part = delayed.part
-                topic.append(
-                    part, len(partition) - delayed.number, [message.id], self._now_ms, self._now_ms, delayed.number
-                )
+                base = len(partition) - delayed.number + delayed.first
+                topic.append(part, base, [message.id], self._now_ms, delayed.number, had_id=True)
                 check_same(partition[-1], message)
 
     # Pulls.
@@ -295,10 +246,6 @@ _RANKS = {
 
 def _place_of(appended: Appended) -> StoredPlace:
     return StoredPlace(appended.partition, appended.level, appended.base_offset, appended.count, appended.due_ms)
-
-
-def _record_of(part: Part, number: int) -> bytes:
-    return part.records[number * RECORD_BYTES : (number + 1) * RECORD_BYTES]
 
 
 def check_same(known: Message, message: DeliveredMessage) -> None:

@@ -32,6 +32,7 @@ from falconq_cluster.machine.keeping import Purge
 from falconq_cluster.machine.operation import Once
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.settings import AGED, OVERFLOWS, STRICT, WEIGHTED, Retention, Scheduler, TopicSettings
+from tests.sim.amenders import Amenders
 from tests.sim.cluster import Host, SimCluster
 from tests.sim.nodes import RunningNode
 from tests.sim.world import US_PER_MS
@@ -64,6 +65,8 @@ class Answered(Protocol):
     def result(self) -> object: ...
     @property
     def code(self) -> str: ...
+    @property
+    def index(self) -> int: ...
 
 
 class Asks(Protocol):
@@ -89,6 +92,7 @@ class Keepers:
         self._world = cluster.world
         self._clients = clients
         self._random = random
+        self._amenders = Amenders(cluster, self._ask, random)
         self._is_over = False
 
     def start(self) -> None:
@@ -182,6 +186,7 @@ class Keepers:
 
     def _try(self, topic: str, operation: AppendMany, token: bytes, number: int = 1) -> None:
         def then(asked: Answered) -> None:
+            self._amenders.published(operation, asked)
             is_open = asked.result is None and asked.code in ("", "expired")
             if number < TRIES_MAX and (is_open or self._random.random() < 0.05):
                 self._soon(partial(self._try, topic, operation, token, number + 1), 50)
