@@ -8,14 +8,12 @@ Must not know: consensus, disks, faults.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
-
 from falconq_cluster.machine.commands import ANY_VERSION, Append, ClientOperation, DeleteTopic, SetTopic, TopicSet
 from falconq_cluster.machine.keeping import Purge
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.settings import OVERFLOWS, Retention, TopicSettings
-from tests.sim.cluster import Host, SimCluster
+from tests.sim.cluster import SimCluster
+from tests.sim.crowd import Answered, Asks
 from tests.sim.world import US_PER_MS
 
 ADMIN_TOPICS = ("made", "remade")
@@ -25,26 +23,6 @@ RECORDS_MAX = 4
 INTERVAL_MS = 250
 SEEN_MAX = 3
 """Of these versions the last one may be the present one."""
-
-
-class Answered(Protocol):
-    """What a client was told."""
-
-    @property
-    def result(self) -> object: ...
-
-
-class Asks(Protocol):
-    """Hands operations to nodes."""
-
-    def ask(
-        self,
-        host: Host,
-        operation: ClientOperation,
-        token: bytes,
-        deadline_ms: int,
-        then: Callable[[Answered], None],
-    ) -> None: ...
 
 
 class Admin:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from random import Random
-from typing import Protocol
 
 import msgspec
 
@@ -19,6 +18,7 @@ from falconq_cluster.machine.amends import CancelMessage, ChangeMessage
 from falconq_cluster.machine.appends import AppendedMany, AppendMany
 from falconq_cluster.machine.commands import Appended, ClientOperation
 from tests.sim.cluster import SimCluster
+from tests.sim.crowd import Answered
 from tests.sim.nodes import RunningNode
 from tests.sim.world import US_PER_MS
 
@@ -29,17 +29,6 @@ LEVEL_COUNT = 3
 TRIES_MAX = 5
 STORED_MS = 200
 """Mean time after which a message that does not wait is changed."""
-
-
-class Answered(Protocol):
-    """What a client was told."""
-
-    @property
-    def result(self) -> object: ...
-    @property
-    def code(self) -> str: ...
-    @property
-    def index(self) -> int: ...
 
 
 Ask = Callable[[ClientOperation, Callable[[Answered], None]], None]

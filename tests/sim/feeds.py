@@ -17,7 +17,8 @@ from typing import Protocol
 from falconq_cluster.machine.commands import ClientOperation, Leased, LeasePull, Settle, SettleItem, SettleKind
 from falconq_cluster.machine.subscriptions import OpenStream, StreamKind, StreamOpened
 from tests.sim.cluster import Host, SimCluster
-from tests.sim.workers import NONCE_BYTES, Answered, Asks
+from tests.sim.crowd import Answered, Asks
+from tests.sim.workers import NONCE_BYTES
 
 FEED, CROWD = "feed", "crowd"
 """The consumer of streams that are alone, and that of streams that share it."""

@@ -9,15 +9,12 @@ Must not know: consensus, disks, faults, what a model says of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from random import Random
-from typing import Protocol
 
 from falconq_cluster.machine.appends import AppendMany, Part
 from falconq_cluster.machine.commands import (
     ANY_VERSION,
-    ClientOperation,
     Leased,
     LeasePull,
     Pull,
@@ -34,6 +31,7 @@ from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.settings import AGED, OVERFLOWS, STRICT, WEIGHTED, Retention, Scheduler, TopicSettings
 from tests.sim.amenders import Amenders
 from tests.sim.cluster import Host, SimCluster
+from tests.sim.crowd import Answered, Asks, Crowd, ignore
 from tests.sim.nodes import RunningNode
 from tests.sim.world import US_PER_MS
 
@@ -58,49 +56,18 @@ SETTLED_AS = {SettleKind.ACK: 60, SettleKind.NACK: 20, SettleKind.EXTEND: 10, Se
 FORGETS = 0.15
 
 
-class Answered(Protocol):
-    """What a client was told."""
-
-    @property
-    def result(self) -> object: ...
-    @property
-    def code(self) -> str: ...
-    @property
-    def index(self) -> int: ...
-
-
-class Asks(Protocol):
-    """Hands operations to nodes, and gives out unique bytes."""
-
-    def ask(
-        self,
-        host: Host,
-        operation: ClientOperation,
-        token: bytes,
-        deadline_ms: int,
-        then: Callable[[Answered], None],
-    ) -> None: ...
-
-    def next_token(self, kind: str) -> bytes: ...
-
-
-class Keepers:
+class Keepers(Crowd):
     """All of them, of one run."""
 
+    pace_ms_min = PACE_MS_LEAST
+
     def __init__(self, cluster: SimCluster, clients: Asks, random: Random) -> None:
-        self._cluster = cluster
-        self._world = cluster.world
-        self._clients = clients
-        self._random = random
+        super().__init__(cluster, clients, random)
         self._amenders = Amenders(cluster, self._ask, random)
-        self._is_over = False
 
     def start(self) -> None:
         for topic in KEPT_TOPICS:
             self._soon(partial(self._make, topic), 10)
-
-    def stop(self) -> None:
-        self._is_over = True
 
     # Topics.
 
@@ -165,7 +132,7 @@ class Keepers:
         expected = ((partition, next_offset - 1),)
         if random.random() < RACES:
             rival, token = self._append(topic, partition, expected)
-            self._ask(rival, _ignore, token)
+            self._ask(rival, ignore, token)
         self._try(topic, *self._append(topic, partition, expected))
 
     def _append(self, topic: str, partition: int, expected: tuple[tuple[int, int], ...]) -> tuple[AppendMany, bytes]:
@@ -264,7 +231,7 @@ class Keepers:
         if items:
             # Some settle after the end of the lease.
             after_ms = random.choice((0.1, 0.5, 0.5, 0.9, 1.1)) * lease_ms
-            self._world.at(int(after_ms * US_PER_MS), partial(self._ask, Settle(0, topic, WORKERS, items), _ignore))
+            self._world.at(int(after_ms * US_PER_MS), partial(self._ask, Settle(0, topic, WORKERS, items), ignore))
 
     def _item(self, partition: int, offset: int, nonce: bytes) -> SettleItem:
         random = self._random
@@ -274,26 +241,6 @@ class Keepers:
             return SettleItem(kind, partition, offset, nonce, random.choice((-1, 0, 500)), priority)
         return SettleItem(kind, partition, offset, nonce, 1000 if kind is SettleKind.EXTEND else 0)
 
-    # Asking.
-
-    def _ask(self, operation: ClientOperation, then: Callable[[Answered], None], token: bytes = b"") -> None:
-        if not self._is_over:
-            self._clients.ask(self._any_host(), operation, token, self._random.choice((300, 1000, 3000)), then)
-
-    def _any_host(self) -> Host:
-        return self._random.choice(list(self._cluster.hosts.values()))
-
-    @property
-    def _pace_ms(self) -> int:
-        return max(self._cluster.profile.publish_interval_ms, PACE_MS_LEAST)
-
-    def _soon(self, call: Callable[[], None], mean_ms: int) -> None:
-        self._world.at(int(self._random.expovariate(1 / mean_ms) * US_PER_MS), call)
-
 
 def _record(token: bytes, place: str) -> bytes:
     return pack_record(b'"' + (token + place.encode()).ljust(TEXT_BYTES, b".") + b'"')
-
-
-def _ignore(_asked: Answered) -> None:
-    """The model sees what came of it."""

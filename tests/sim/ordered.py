@@ -45,9 +45,10 @@ from falconq_cluster.machine.subscriptions import (
     StartKind,
 )
 from tests.sim.cluster import Host, SimCluster
+from tests.sim.crowd import Answered, Asks, Crowd, ignore
 from tests.sim.feeds import CROWD, FEED, Streams
 from tests.sim.nodes import RunningNode
-from tests.sim.workers import NONCE_BYTES, SETTLED_AS, Answered, Asks, settlements
+from tests.sim.workers import NONCE_BYTES, SETTLED_AS, settlements
 from tests.sim.world import US_PER_MS
 
 LANES, MOVES, FEEDS = "lanes", "moves", "feeds"
@@ -99,15 +100,14 @@ def has_left(state: State) -> bool:
     )
 
 
-class Ordered:
+class Ordered(Crowd):
     """All of them, of one run."""
 
+    pace_factor = 2
+    pace_ms_min = PACE_MS_MIN
+
     def __init__(self, cluster: SimCluster, clients: Asks, random: Random) -> None:
-        self._cluster = cluster
-        self._world = cluster.world
-        self._clients = clients
-        self._random = random
-        self._is_over = False
+        super().__init__(cluster, clients, random)
         self._partitions: dict[str, int] = {}
         self._has_policy_for_orders: dict[str, bool] = {}
         self._has_dead_letters: dict[str, bool] = {}
@@ -116,9 +116,6 @@ class Ordered:
     def start(self) -> None:
         for topic in self._random.sample(ORDERED_TOPICS, TOPICS_PER_SEED):
             self._soon(partial(self._make, topic), 10)
-
-    def stop(self) -> None:
-        self._is_over = True
 
     # Topics.
 
@@ -248,7 +245,7 @@ class Ordered:
         self._ask(operation, then, token)
 
     def _settle(self, operation: Settle) -> None:
-        self._ask(operation, _ignore)
+        self._ask(operation, ignore)
 
     def _take(self, topic: str) -> None:
         """Without leases, by both kinds of pulls."""
@@ -304,7 +301,7 @@ class Ordered:
         return SetConsumer(0, topic, consumer, config, offsets)
 
     def _go_on(self, topic: str, consumer: str) -> None:
-        self._ask(PauseConsumer(0, topic, consumer, is_paused=False), _ignore)
+        self._ask(PauseConsumer(0, topic, consumer, is_paused=False), ignore)
 
     def _start_at(self, host: Host, topic: str) -> tuple[Start, tuple[int, ...]]:
         random = self._random
@@ -340,31 +337,6 @@ class Ordered:
             self._soon(again, LEAVE_MS)
 
         self._ask(SetConsumer(0, topic, name, config), then)
-
-    # Asking.
-
-    def _ask(self, operation: ClientOperation, then: Callable[[Answered], None], token: bytes = b"") -> None:
-        self._ask_at(self._any_host(), operation, then, token)
-
-    def _ask_at(
-        self, host: Host, operation: ClientOperation, then: Callable[[Answered], None], token: bytes = b""
-    ) -> None:
-        if not self._is_over:
-            self._clients.ask(host, operation, token, self._random.choice((300, 1000, 3000)), then)
-
-    def _any_host(self) -> Host:
-        return self._random.choice(list(self._cluster.hosts.values()))
-
-    @property
-    def _pace_ms(self) -> int:
-        return max(2 * self._cluster.profile.publish_interval_ms, PACE_MS_MIN)
-
-    def _soon(self, call: Callable[[], None], mean_ms: int) -> None:
-        self._world.at(int(self._random.expovariate(1 / mean_ms) * US_PER_MS), call)
-
-
-def _ignore(_asked: Answered) -> None:
-    """The model sees what came of it."""
 
 
 def _nothing() -> None:

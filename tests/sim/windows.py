@@ -11,9 +11,9 @@ from random import Random
 
 from falconq_cluster.machine.commands import ANY_VERSION, SetTopic
 from falconq_cluster.machine.settings import TopicSettings
-from tests.sim.admins import Asks
 from tests.sim.clients import TOPICS
 from tests.sim.cluster import SimCluster
+from tests.sim.crowd import Asks
 from tests.sim.world import US_PER_MS
 
 WINDOWS_MS = (1000, 2000, 8000)

@@ -8,15 +8,12 @@ Must not know: consensus, disks, faults, what a model says of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from random import Random
-from typing import Protocol
 
 from falconq_cluster.machine.commands import (
     ANY_VERSION,
     Append,
-    ClientOperation,
     Leased,
     LeasePull,
     Pull,
@@ -29,7 +26,7 @@ from falconq_cluster.machine.commands import (
 from falconq_cluster.machine.records import pack_record
 from falconq_cluster.machine.settings import AGED, STRICT, WEIGHTED, Scheduler, TopicSettings
 from falconq_cluster.machine.subscriptions import Redrive
-from tests.sim.cluster import Host, SimCluster
+from tests.sim.crowd import Answered, Crowd, ignore
 from tests.sim.world import US_PER_MS
 
 QUEUES = ("tasks", "shares", "ages")
@@ -55,48 +52,12 @@ FORGETS, SETTLES_TWICE, IS_LATE = 0.1, 0.15, 0.2
 """How often a worker leaves a message to its lease's end, sends its settlement twice, and takes longer than it has."""
 
 
-class Answered(Protocol):
-    """What a client was told."""
-
-    @property
-    def state(self) -> str: ...
-    @property
-    def result(self) -> object: ...
-    @property
-    def code(self) -> str: ...
-
-
-class Asks(Protocol):
-    """Hands operations to nodes, and gives out unique bytes."""
-
-    def ask(
-        self,
-        host: Host,
-        operation: ClientOperation,
-        token: bytes,
-        deadline_ms: int,
-        then: Callable[[Answered], None],
-    ) -> None: ...
-
-    def next_token(self, kind: str) -> bytes: ...
-
-
-class Workers:
+class Workers(Crowd):
     """All of them, of one run."""
-
-    def __init__(self, cluster: SimCluster, clients: Asks, random: Random) -> None:
-        self._cluster = cluster
-        self._world = cluster.world
-        self._clients = clients
-        self._random = random
-        self._is_over = False
 
     def start(self) -> None:
         for topic in QUEUES:
             self._soon(partial(self._make, topic), 10)
-
-    def stop(self) -> None:
-        self._is_over = True
 
     # Topics.
 
@@ -183,26 +144,11 @@ class Workers:
             self._world.at(int(after_ms * US_PER_MS), partial(self._settle, operation))
 
     def _settle(self, operation: Settle) -> None:
-        self._ask(operation, _ignore)
+        self._ask(operation, ignore)
 
     def _redrive(self, topic: str) -> None:
         operation = Redrive(0, topic, self._random.choice((0, 1, 3)))
         self._ask(operation, lambda _asked: self._soon(partial(self._redrive, topic), REDRIVE_MS))
-
-    # Asking.
-
-    def _ask(self, operation: ClientOperation, then: Callable[[Answered], None], token: bytes = b"") -> None:
-        if self._is_over:
-            return
-        host = self._random.choice(list(self._cluster.hosts.values()))
-        self._clients.ask(host, operation, token, self._random.choice((300, 1000, 3000)), then)
-
-    @property
-    def _pace_ms(self) -> int:
-        return self._cluster.profile.publish_interval_ms
-
-    def _soon(self, call: Callable[[], None], mean_ms: int) -> None:
-        self._world.at(int(self._random.expovariate(1 / mean_ms) * US_PER_MS), call)
 
 
 def settlements(
@@ -232,7 +178,3 @@ def _item(random: Random, partition: int, offset: int, nonce: bytes, settled_as:
     if kind is SettleKind.NACK:
         return SettleItem(kind, partition, offset, nonce, random.choice((-1, 0, 500)), random.choice((-1, -1, 0, 2)))
     return SettleItem(kind, partition, offset, nonce, 2000 if kind is SettleKind.EXTEND else 0)
-
-
-def _ignore(_asked: Answered) -> None:
-    """The model sees what came of it."""
