@@ -121,6 +121,10 @@ class ConsumerState:
                 self.lost_count.value += missed_count
                 cursor.batch_offset, cursor.next_offset = level.trimmed_base, level.trimmed_to
                 cursor.delivered_count = level.trimmed_count
+            elif missed_count == 0 and cursor.next_offset == level.trimmed_to:
+                # The batch there may have been split since it was moved (machine/splitting.py): whoever moves it now
+                # comes to stand in front of the part that is retained.
+                cursor.batch_offset = level.trimmed_base
         return cursors
 
 

@@ -35,6 +35,7 @@ KEPT = {
     32849: "a flip found after healing cost its operator 3.6 s of the 5: a demand of the simulation, not a bug",
     41019: "a wiped disk never went on record under a steady load: its answers were always a little late",
     20191: "a leader that might take no commands at its no-op never looked for what is due, until the next entry",
+    90457: "a cursor behind what is trimmed stood elsewhere after a restart, if the batch there was split meanwhile",
     71: "a new leader's log time was behind stamps in its own log: everything was refused as expired",
 }
 
