@@ -235,7 +235,7 @@ def offset_at(reader: Reader, partition: PartitionState, time_ms: int, *, least:
             if holding.stamp_ms >= time_ms:
                 lowest = min(lowest, low)
                 continue
-            low = holding.base + holding.record_count
+            low = holding.end
         while low < high:
             middle = (low + high) >> 1
             batch = next(level.batches(reader, middle), None)

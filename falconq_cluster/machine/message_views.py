@@ -184,13 +184,8 @@ class MessageViews:
         level = _level(topic, place)
         if level is None or level.is_trimmed(place.offset):
             return None
-        key = self._last_key(
-            keys.batches_from(level.prefix, level.erased_to), keys.batches_from(level.prefix, place.offset + 1)
-        )
-        batch = None if key is None else keys.read_batch_key(key)
-        if key is None or batch is None or place.offset >= batch.base + batch.record_count:
-            return None
-        return batch, self._get(key)
+        batch = level.batch_holding(self._reader, place.offset)
+        return None if batch is None else (batch, self._get(keys.batch_key(level.prefix, batch)))
 
     def _delayed(self, topic: TopicState, log_index: int, number: int) -> MessageView | None:
         waiting = find_waiting(self._last_key, topic, log_index, number)

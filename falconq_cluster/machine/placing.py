@@ -54,7 +54,7 @@ def _cursor_at(turn: Turn, level: LevelState, offset: int) -> Cursor:
         # Nothing that is retained is before it; and what was trimmed is not lost to who begins now.
         return level.start()
     batch, before_count = found
-    if offset >= batch.base + batch.record_count:
+    if offset >= batch.end:
         return Cursor(offset, offset, before_count + batch.record_count)
     return Cursor(batch.base, offset, before_count + offset - batch.base)
 

@@ -129,7 +129,7 @@ class Queue:
             if not self._room.may_pass(self.partition.number):
                 return None
             offset = max(batch.base, self._cursor.next_offset)
-            count = batch.base + batch.record_count - offset
+            count = batch.end - offset
             self._pass(batch, offset, count)
             self._turn.cursors_changed(self._topic, self._consumer, self.partition.number)
             if not batch.is_cancelled:
@@ -156,14 +156,14 @@ class Queue:
     def left_of_batch(self) -> int:
         """Messages that are left of the first batch."""
         batch = self.first_batch
-        return 0 if batch is None else batch.base + batch.record_count - max(batch.base, self._cursor.next_offset)
+        return 0 if batch is None else batch.end - max(batch.base, self._cursor.next_offset)
 
     def give(self, taken: Taken, count_max: int) -> int:
         """Move up to so many messages into `taken`, as far as there is room; returns how many."""
         cursor, room, given = self._cursor, self._room, 0
         while given < count_max and not room.is_full and (batch := self.first_batch) is not None:
             offset = max(batch.base, cursor.next_offset)
-            left = batch.base + batch.record_count - offset
+            left = batch.end - offset
             wanted = min(left, room.fresh_left, count_max - given)
             count = room.take(wanted, -(-batch.size // batch.record_count)) if wanted else 0
             if count < 1:
@@ -205,7 +205,7 @@ class Queue:
         cursor.next_offset = offset + count
         cursor.delivered_count += count
         cursor.batch_offset = batch.base
-        if cursor.next_offset == batch.base + batch.record_count:
+        if cursor.next_offset == batch.end:
             cursor.batch_offset, self._batch = cursor.next_offset, None
 
     def _next_batch(self) -> Batch:

@@ -83,6 +83,7 @@ class Reading:
 
 
 def read_messages(value: bytes, wanted: Range) -> Iterator[DeliveredMessage]:
+    """The wanted messages of a record batch, as far as it has them. Raises: RecordError."""
     header = read_batch_header(value)
     skip = wanted.offset - wanted.batch_offset
     for place, record in enumerate(batch_records(value, skip=skip), start=skip):

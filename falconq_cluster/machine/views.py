@@ -271,13 +271,13 @@ class Views:
         # The batch that holds the offset may begin before it.
         for key in self._reader.scan_keys(keys.batches_from(state.prefix, state.trimmed_base), start, reverse=True):
             before = keys.read_batch_key(key)
-            if offset < before.base + before.record_count:
+            if offset < before.end:
                 start = key
             break
         for key, value in self._reader.scan(start, stop):
             batch = keys.read_batch_key(key)
             first = max(batch.base, offset)
-            count = batch.base + batch.record_count - first
+            count = batch.end - first
             yield from read_messages(value, Range(partition, level, batch.base, first, count))
 
 
